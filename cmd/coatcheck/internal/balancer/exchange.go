@@ -1,0 +1,216 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"time"
+)
+
+// maxBroken bounds how many upstreams may break the connection of one safe request before the request itself is suspected: a page that
+// crashes its server must not be shown to every server.
+const maxBroken = 3
+
+// An exchange is one client's request on its way through one or more attempts. It is the Transport of its own copy of the ReverseProxy.
+type exchange struct {
+	b     *Balancer
+	up    *upstream // where the request is counted as in flight
+	tried []*upstream
+}
+
+// A failure is why an exchange could not be answered by an upstream.
+type failure struct {
+	status       int
+	unrepeatable bool // may have reached an upstream, and was not repeated
+}
+
+func (f *failure) Error() string { return "balancer: " + http.StatusText(f.status) }
+
+func (ex *exchange) release() {
+	if ex.up != nil {
+		ex.b.release(ex.up)
+		ex.up = nil
+	}
+}
+
+// RoundTrip sends the request to one upstream after another until one answers or the request may not be sent again.
+func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	b := ex.b
+	var body *replayBody
+	if req.Body != nil {
+		body = &replayBody{src: req.Body}
+		defer func() {
+			if ex.up == nil {
+				req.Body.Close()
+			}
+		}()
+	}
+	repeatable := isSafe(req.Method) && body == nil
+	deadline := time.Now().Add(b.opts.QueueTimeout)
+	broken, stale := 0, false
+
+	for attempts := 0; ; attempts++ {
+		changed := b.changes()
+		if ex.up == nil { // a connection that was found dead leaves it set: same upstream, new connection
+			ex.up = b.acquire(ex.tried)
+		}
+		if ex.up == nil {
+			if b.opts.QueueTimeout > 0 && b.await(req.Context(), changed, deadline) {
+				ex.tried = ex.tried[:0]
+				continue
+			}
+			if req.Context().Err() != nil {
+				b.clientGone.Add(1)
+				return nil, &failure{status: statusClientGone}
+			}
+			b.noUpstream.Add(1)
+			b.log.limited("no upstream for a request", "method", req.Method)
+			return nil, &failure{status: http.StatusServiceUnavailable}
+		}
+		if attempts > 0 {
+			b.retries.Add(1)
+		}
+
+		up := ex.up
+		t := b.attempt(up, req, body, repeatable)
+		if t.err == nil {
+			return t.resp, nil
+		}
+
+		switch {
+		case req.Context().Err() != nil:
+			ex.release()
+			b.clientGone.Add(1)
+			return nil, &failure{status: statusClientGone}
+		case body != nil && body.clientErr() != nil:
+			ex.release()
+			return nil, &failure{status: clientErrStatus(body.clientErr())}
+		case t.dialFailed():
+			b.eject(up, t.err)
+		case t.sent() == 0 && t.reused && !stale && (body == nil || body.fresh()):
+			// The upstream may be well, and only its old connections dead. They would all be met one by one.
+			stale = true
+			up.transport.CloseIdleConnections()
+			continue
+		case t.conn != nil && t.conn.cut.Load():
+			b.connBroken(up, t.err)
+		}
+
+		ex.release()
+		ex.tried = append(ex.tried, up)
+		reached := t.sent() > 0
+		if reached && t.conn.cut.Load() {
+			broken++
+		}
+		switch {
+		case !reached && t.retryable() && (body == nil || body.fresh()):
+			continue
+		case reached && t.conn.cut.Load() && repeatable && broken < maxBroken:
+			continue
+		}
+		f := &failure{status: http.StatusBadGateway, unrepeatable: reached && !repeatable}
+		var ne net.Error
+		if errors.As(t.err, &ne) && ne.Timeout() {
+			f.status = http.StatusGatewayTimeout
+		}
+		if f.unrepeatable {
+			b.unrepeatable.Add(1)
+		}
+		b.log.limited("request failed", "method", req.Method, "upstream", up.name, "status", f.status, "unrepeatable", f.unrepeatable)
+		return nil, f
+	}
+}
+
+// A try is the outcome of one attempt.
+type try struct {
+	resp   *http.Response
+	err    error
+	conn   *conn // the last connection that was used; nil if there was none
+	base   int64 // conn.sent before the request
+	reused bool
+}
+
+// attempt sends the request to the upstream once. http.Transport may still replay it by itself on another connection to the same upstream,
+// but only if nothing was sent or the request is repeatable (see rewrite for what makes that true).
+func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, repeatable bool) *try {
+	t := &try{}
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		t.conn, t.reused = info.Conn.(*conn), info.Reused
+		t.base = t.conn.sent.Load()
+		if info.Reused && !repeatable && t.conn.hungUp() {
+			t.conn.Close() // so that nothing is written, and that is certain
+		}
+	}}
+	out := req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	target := *req.URL
+	target.Scheme, target.Host = "http", up.host
+	out.URL = &target // and not out.Host: cross-origin checks compare Origin with the Host that the client sent
+	if body != nil {
+		out.Body = body.attempt()
+	}
+	t.resp, t.err = up.transport.RoundTrip(out)
+	if t.err == nil {
+		up.fails.Store(0)
+		if t.resp.StatusCode != http.StatusSwitchingProtocols { // whose body is the connection
+			t.resp.Body = &watchedBody{ReadCloser: t.resp.Body, ctx: req.Context(), conn: t.conn, b: b, up: up}
+		}
+	}
+	return t
+}
+
+func (t *try) dialFailed() bool {
+	var op *net.OpError
+	return t.conn == nil && errors.As(t.err, &op) && op.Op == "dial"
+}
+
+// sent is the number of bytes of the request that left on the last connection. RoundTrip has waited for its writing goroutine, unless
+// the response timed out, when something had been sent.
+func (t *try) sent() int64 {
+	if t.conn == nil {
+		return 0
+	}
+	return t.conn.sent.Load() - t.base
+}
+
+// retryable reports whether an attempt of which nothing was sent failed for a reason that another upstream may not share.
+func (t *try) retryable() bool { return t.conn != nil || t.dialFailed() }
+
+func isSafe(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+func clientErrStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	}
+	return http.StatusBadRequest
+}
+
+// A watchedBody notices when the upstream breaks off in the middle of a response.
+type watchedBody struct {
+	io.ReadCloser
+	ctx  context.Context
+	conn *conn
+	b    *Balancer
+	up   *upstream
+}
+
+func (w *watchedBody) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && w.ctx.Err() == nil && w.conn.cut.Load() {
+		w.b.connBroken(w.up, err)
+	}
+	return n, err
+}
