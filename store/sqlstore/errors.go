@@ -1,0 +1,59 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// sent marks an error of a statement that had reached the driver: unless the
+// database says otherwise, it may have been carried out.
+type sent struct{ error }
+
+func (e sent) Unwrap() error { return e.error }
+
+// readError makes an error of a read fit for the caller.
+func (s *Store) readError(ctx context.Context, op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrNotFound):
+		return fmt.Errorf("sqlstore: %s: %w", op, err)
+	}
+	return fmt.Errorf("sqlstore: %s: %w", op, s.explain(ctx, err))
+}
+
+// writeError makes an error of a write fit for the caller: one that leaves the
+// outcome open becomes ErrAmbiguous.
+func (s *Store) writeError(ctx context.Context, op string, err error) error {
+	var unanswered sent
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &unanswered):
+	case s.dialect.diagnose(err).tooLarge:
+		return fmt.Errorf("sqlstore: %s: %w", op, store.ErrTooLarge)
+	case !s.dialect.diagnose(err).unapplied && !errors.Is(err, driver.ErrBadConn):
+		return fmt.Errorf("sqlstore: %s: %w: %w", op, store.ErrAmbiguous, s.explain(ctx, err))
+	}
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrInvalid) {
+		return fmt.Errorf("sqlstore: %s: %w", op, err)
+	}
+	return fmt.Errorf("sqlstore: %s: %w", op, s.explain(ctx, err))
+}
+
+// explain adds what can be done about err, and the context's error if that is
+// what stopped the statement: drivers report it in words of their own.
+func (s *Store) explain(ctx context.Context, err error) error {
+	advice := s.dialect.diagnose(err).advice
+	if advice != "" {
+		err = fmt.Errorf("%w: %s", err, advice)
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}

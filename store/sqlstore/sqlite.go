@@ -1,0 +1,227 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// SQLite is the dialect of SQLite 3.37 and later, with any driver.
+var SQLite = Dialect{
+	name:      "SQLite",
+	oneWriter: true,
+	maxData:   16 << 20, // far below SQLite's own limit of 1 GB, far above any session
+	queries: queries{
+		get: `SELECT ` + columns + ` FROM "{table}" WHERE key = ? AND expires > ?`,
+
+		getMany: `SELECT ` + columns + ` FROM "{table}" WHERE expires > ? AND key IN ({keys})`,
+
+		create: `INSERT INTO "{table}" (` + columns + `) VALUES (` + params(10) + `)
+ON CONFLICT (key) DO UPDATE SET version = excluded.version, handle = excluded.handle, owner = excluded.owner,
+	created = excluded.created, deadline = excluded.deadline, expires = excluded.expires,
+	next = excluded.next, label = excluded.label, data = excluded.data
+WHERE "{table}".expires <= ?`,
+
+		replace: `UPDATE "{table}" SET version = ?, deadline = min(deadline, ?), expires = min(deadline, ?),
+	next = ?, label = ?, data = ?
+WHERE key = ? AND version = ? AND expires > ?`,
+
+		touch: `UPDATE "{table}" SET expires = max(expires, min(deadline, ?))
+WHERE key = ? AND expires > ? AND next IS NULL`,
+
+		deleteLive: `DELETE FROM "{table}" WHERE key = ? AND expires > ?`,
+		deleteDead: `DELETE FROM "{table}" WHERE key = ? AND expires <= ?`,
+
+		listOwner: `SELECT ` + columns + ` FROM "{table}" WHERE owner = ? AND expires > ? AND next IS NULL`,
+
+		deleteOwner: `DELETE FROM "{table}" WHERE owner = ? AND handle NOT IN ({keep})
+RETURNING next IS NULL AND expires > ?`,
+
+		list: `SELECT ` + columns + ` FROM "{table}" WHERE key > ? AND expires > ? ORDER BY key LIMIT ?`,
+
+		sweep: `DELETE FROM "{table}" WHERE key IN (
+	SELECT key FROM "{table}" WHERE expires <= ? ORDER BY expires LIMIT ?)`,
+	},
+	schema: schema{
+		steps: [][]string{
+			{
+				`CREATE TABLE "{table}" (
+	key      BLOB    NOT NULL PRIMARY KEY, -- SHA-256 of the session ID
+	version  INTEGER NOT NULL, -- the 64 bits of an unsigned integer
+	handle   BLOB    NOT NULL, -- 16 bytes, the public name
+	owner    BLOB,             -- NULL: anonymous
+	created  INTEGER NOT NULL, -- this and the next two: Unix milliseconds
+	deadline INTEGER NOT NULL,
+	expires  INTEGER NOT NULL,
+	next     BLOB,             -- not NULL: a marker, no session
+	label    BLOB    NOT NULL,
+	data     BLOB    NOT NULL
+) STRICT`,
+				`CREATE INDEX "{table}_owner" ON "{table}" (owner) WHERE owner IS NOT NULL`,
+				`CREATE INDEX "{table}_expires" ON "{table}" (expires)`,
+			},
+		},
+		prepare: sqliteWAL,
+		begin:   sqliteBegin,
+		exists:  `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?`,
+		history: `CREATE TABLE IF NOT EXISTS "{table}_schema" (
+	version INTEGER NOT NULL PRIMARY KEY,
+	applied INTEGER NOT NULL -- Unix milliseconds
+) STRICT`,
+		record:  `INSERT INTO "{table}_schema" (version, applied) VALUES (?, ?)`,
+		version: `SELECT coalesce(max(version), 0) FROM "{table}_schema"`,
+		verify:  sqliteVerify,
+	},
+	diagnose: sqliteDiagnose,
+}
+
+// columns is the order in which records are written and read.
+const columns = `key, version, handle, owner, created, deadline, expires, next, label, data`
+
+// SQLiteDSN returns the data source name of the database file at path for
+// drivers that take SQLite's own file: names with _pragma parameters, as
+// github.com/ncruces/go-sqlite3 and modernc.org/sqlite do. With another driver
+// set the same by its own means: busy_timeout=10000, synchronous=NORMAL.
+func SQLiteDSN(path string) string {
+	// A file: name is a URI: these three would end the path or begin an escape.
+	path = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path)
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "synchronous(normal)"}}
+	return "file:" + path + "?" + q.Encode()
+}
+
+// sqliteWAL turns on WAL mode, which the file keeps. SQLite does not call its
+// busy handler for the exclusive lock that the change needs.
+func sqliteWAL(ctx context.Context, conn *sql.Conn) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		var mode string
+		err := conn.QueryRowContext(ctx, `PRAGMA journal_mode = WAL`).Scan(&mode)
+		switch code, ok := sqliteCode(err); {
+		case err == nil && (mode == "wal" || mode == "memory"):
+			return nil
+		case err == nil:
+			return fmt.Errorf("the database stays in journal mode %q: its file system or the driver lacks shared memory, put the file on a local disk", mode)
+		case !ok || code != sqliteBusy && code != sqliteLocked:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("turn on WAL mode: %w: other connections are using the file", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// sqliteBegin takes the write lock at once, whatever the driver's default: a
+// transaction that began as a reader cannot wait for it.
+func sqliteBegin(ctx context.Context, conn *sql.Conn) (end func(error) error, err error) {
+	if _, err := conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+		return nil, err
+	}
+	return func(err error) error {
+		// Even if ctx has ended: an open transaction would stop every writer.
+		ctx := context.WithoutCancel(ctx)
+		if err == nil {
+			_, err = conn.ExecContext(ctx, `COMMIT`)
+		}
+		if err != nil {
+			_, _ = conn.ExecContext(ctx, `ROLLBACK`)
+		}
+		return err
+	}, nil
+}
+
+func sqliteVerify(ctx context.Context, c *sql.Conn, table string) error {
+	var mode string
+	if err := c.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" && mode != "memory" {
+		return fmt.Errorf("the database is in journal mode %q, so readers and writers block each other: run Migrate, or PRAGMA journal_mode = WAL", mode)
+	}
+	if err := sqliteNames(ctx, c, "column", table, strings.Split(columns, ", "),
+		`SELECT name FROM pragma_table_info(?)`); err != nil {
+		return err
+	}
+	return sqliteNames(ctx, c, "index", table, []string{table + "_owner", table + "_expires"},
+		`SELECT name FROM pragma_index_list(?) WHERE origin = 'c'`)
+}
+
+// sqliteNames reports the first of want that query does not name.
+func sqliteNames(ctx context.Context, c *sql.Conn, kind, table string, want []string, query string) error {
+	rows, err := c.QueryContext(ctx, query, table)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	have := map[string]bool{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		have[name] = true
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	for _, name := range want {
+		if !have[name] {
+			return fmt.Errorf("table %q has no %s %q: it was changed by hand or is another program's; restore it, or choose another Options.Table and run Migrate", table, kind, name)
+		}
+	}
+	return nil
+}
+
+// Result codes, https://www.sqlite.org/rescode.html.
+const (
+	sqliteError     = 1
+	sqliteBusy      = 5
+	sqliteLocked    = 6
+	sqliteReadOnly  = 8
+	sqliteInterrupt = 9
+	sqliteIOErr     = 10
+	sqliteCorrupt   = 11
+	sqliteFull      = 13
+	sqliteCantOpen  = 14
+	sqliteProtocol  = 15
+	sqliteSchema    = 17
+	sqliteTooBig    = 18
+	sqliteNotADB    = 26
+)
+
+var sqliteAdvice = map[int]string{
+	sqliteError:    "run Verify to see whether the schema fits",
+	sqliteBusy:     "another process held the write lock for too long; look for a long transaction on the file, or for a busy_timeout that is too short",
+	sqliteLocked:   "another connection of this process holds a lock on the table",
+	sqliteReadOnly: "the file, its folder or the file system is not writable by this process",
+	sqliteCorrupt:  "the file is damaged; restore it from a copy or start with a new one",
+	sqliteFull:     "there is no space left for the database; free some",
+	sqliteCantOpen: "the file cannot be opened; its folder must exist and be writable",
+	sqliteNotADB:   "the file is no SQLite database",
+	sqliteProtocol: "the file is too contended to read",
+	sqliteSchema:   "the schema is being changed",
+}
+
+// sqliteDiagnose relies on a failed statement being rolled back. Two codes do
+// not tell: of a commit whose fsync failed (an I/O error), and of a statement
+// that was interrupted, by a driver, between its work and its end.
+func sqliteDiagnose(err error) diagnosis {
+	code, ok := sqliteCode(err)
+	if !ok {
+		return diagnosis{unapplied: errors.Is(err, sql.ErrConnDone)}
+	}
+	return diagnosis{
+		answered:  true,
+		unapplied: code != sqliteIOErr && code != sqliteInterrupt,
+		tooLarge:  code == sqliteTooBig,
+		advice:    sqliteAdvice[code],
+	}
+}

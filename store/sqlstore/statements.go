@@ -1,0 +1,173 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+var errClosed = errors.New("the store is closed")
+
+// statements runs prepared statements, each prepared at its first use.
+type statements interface {
+	do(ctx context.Context, query string, f func(*sql.Stmt) error) error
+	// conn lends a connection, alone.
+	conn(ctx context.Context, f func(*sql.Conn) error) error
+	close() error
+}
+
+// preparer is an [sql.DB] or an [sql.Conn].
+type preparer interface {
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+}
+
+// pool runs statements on whichever connection is free.
+type pool struct {
+	db     *sql.DB
+	mu     sync.RWMutex
+	cached map[string]*sql.Stmt // nil: closed
+}
+
+func newPool(db *sql.DB) *pool { return &pool{db: db, cached: map[string]*sql.Stmt{}} }
+
+func (p *pool) do(ctx context.Context, query string, f func(*sql.Stmt) error) error {
+	st, err := p.prepared(ctx, query)
+	if err != nil {
+		return err
+	}
+	return f(st)
+}
+
+func (p *pool) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	p.mu.RLock()
+	st, open := p.cached[query], p.cached != nil
+	p.mu.RUnlock()
+	if st != nil || !open {
+		if st == nil {
+			return nil, errClosed
+		}
+		return st, nil
+	}
+	// Not under the lock: it may wait for a connection, and the caller who has
+	// one may be waiting for the lock.
+	st, err := p.db.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch first := p.cached[query]; {
+	case p.cached == nil:
+		return nil, errors.Join(errClosed, st.Close())
+	case first != nil:
+		_ = st.Close()
+		return first, nil
+	}
+	p.cached[query] = st
+	return st, nil
+}
+
+func (p *pool) conn(ctx context.Context, f func(*sql.Conn) error) error {
+	c, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return f(c)
+}
+
+func (p *pool) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for _, st := range p.cached {
+		errs = append(errs, st.Close())
+	}
+	p.cached = nil
+	return errors.Join(errs...)
+}
+
+// turns runs statements one after the other on one connection of its own.
+type turns struct {
+	db       *sql.DB
+	diagnose func(error) diagnosis
+	slot     chan struct{} // holds one token while somebody has the turn
+
+	// What follows belongs to whoever has the turn.
+	c      *sql.Conn // nil until first needed
+	cached map[string]*sql.Stmt
+	closed bool
+}
+
+func newTurns(db *sql.DB, diagnose func(error) diagnosis) *turns {
+	return &turns{db: db, diagnose: diagnose, slot: make(chan struct{}, 1)}
+}
+
+func (t *turns) do(ctx context.Context, query string, f func(*sql.Stmt) error) error {
+	return t.conn(ctx, func(c *sql.Conn) error {
+		st, ok := t.cached[query]
+		if !ok {
+			var err error
+			if st, err = c.PrepareContext(ctx, query); err != nil {
+				return err
+			}
+			t.cached[query] = st
+		}
+		return f(st)
+	})
+}
+
+func (t *turns) conn(ctx context.Context, f func(*sql.Conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case t.slot <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("%w while waiting for the write connection", ctx.Err())
+	}
+	defer func() { <-t.slot }()
+	if t.closed {
+		return errClosed
+	}
+	if t.c == nil {
+		c, err := t.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		t.c, t.cached = c, map[string]*sql.Stmt{}
+	}
+	err := f(t.c)
+	if err != nil && t.broken(err) {
+		_ = t.release()
+	}
+	return err
+}
+
+// broken reports whether the connection may be unusable after err: whenever
+// that is not the database's own answer. The pool checks it on its return.
+func (t *turns) broken(err error) bool {
+	return !errors.Is(err, sql.ErrNoRows) && !t.diagnose(err).answered
+}
+
+func (t *turns) release() error {
+	if t.c == nil {
+		return nil
+	}
+	var errs []error
+	for _, st := range t.cached {
+		errs = append(errs, st.Close())
+	}
+	errs = append(errs, t.c.Close())
+	t.c, t.cached = nil, nil
+	return errors.Join(errs...)
+}
+
+func (t *turns) close() error {
+	t.slot <- struct{}{}
+	defer func() { <-t.slot }()
+	t.closed = true
+	return t.release()
+}
