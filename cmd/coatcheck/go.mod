@@ -1,7 +1,17 @@
 module github.com/coatcheck/coatcheck/cmd/coatcheck
 
-go 1.26
+go 1.26.0
 
 require github.com/coatcheck/coatcheck v0.0.0
+
+require (
+	github.com/alecthomas/kong v1.17.0 // indirect
+	github.com/ncruces/go-sqlite3 v0.37.0 // indirect
+	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
+	github.com/ncruces/julianday v1.0.0 // indirect
+	github.com/rogpeppe/go-internal v1.16.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/term v0.47.0 // indirect
+)
 
 replace github.com/coatcheck/coatcheck => ../..

@@ -1,0 +1,72 @@
+package fleet
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxEvents bounds the memory of a fleet that runs for months.
+const maxEvents = 500
+
+// Kind is what happened.
+type Kind string
+
+// The kinds of events.
+const (
+	Started       Kind = "started"
+	BecameReady   Kind = "ready"
+	Failed        Kind = "failed"   // did not start
+	Delayed       Kind = "delayed"  // the next start waits
+	BeganDraining Kind = "draining" // by request, or because there were too many
+	Drained       Kind = "drained"  // and ended
+	Killed        Kind = "killed"   // by us
+	Died          Kind = "died"     // by itself or by somebody else
+	Scaled        Kind = "scaled"
+)
+
+// Event is something that happened to the fleet or, if Worker is not "", to one
+// worker.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Kind   Kind      `json:"kind"`
+	Worker string    `json:"worker,omitzero"`
+	Detail string    `json:"detail,omitzero"`
+}
+
+type events struct {
+	logger *slog.Logger
+
+	mu   sync.Mutex
+	kept []Event
+}
+
+func (e *events) add(k Kind, worker, detail string) {
+	e.mu.Lock()
+	if len(e.kept) == maxEvents {
+		e.kept = slices.Delete(e.kept, 0, 1)
+	}
+	e.kept = append(e.kept, Event{Time: time.Now().UTC(), Kind: k, Worker: worker, Detail: detail})
+	e.mu.Unlock()
+
+	level := slog.LevelInfo
+	if k == Failed || k == Died || k == Delayed {
+		level = slog.LevelWarn
+	}
+	attrs := make([]slog.Attr, 0, 2)
+	if worker != "" {
+		attrs = append(attrs, slog.String("worker", worker))
+	}
+	if detail != "" {
+		attrs = append(attrs, slog.String("detail", detail))
+	}
+	e.logger.LogAttrs(context.Background(), level, string(k), attrs...)
+}
+
+func (e *events) list() []Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.kept)
+}
