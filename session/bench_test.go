@@ -1,0 +1,96 @@
+package session_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"testing"
+
+	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store/memstore"
+)
+
+type profile struct {
+	Name  string   `json:"name"`
+	Theme string   `json:"theme"`
+	Roles []string `json:"roles"`
+}
+
+var (
+	benchCount   = session.NewAttr[int]("count")
+	benchProfile = session.NewAttr[profile]("profile")
+)
+
+// BenchmarkRead compares a handler without sessions to the same handler reading
+// one attribute of a signed-in session, through the whole middleware.
+func BenchmarkRead(b *testing.B) {
+	m, err := session.New(memstore.New(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cookie := signedInCookie(b, m)
+	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strconv.Itoa(42))
+	})
+	readInt := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := benchCount.Get(m.From(r.Context()))
+		if err != nil || n != 42 {
+			b.Errorf("count is %d, %v", n, err)
+		}
+		_, _ = io.WriteString(w, strconv.Itoa(n))
+	}))
+	readStruct := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, err := benchProfile.Get(m.From(r.Context()))
+		if err != nil || p.Name != "Alice" {
+			b.Errorf("profile is %v, %v", p, err)
+		}
+		_, _ = io.WriteString(w, p.Name)
+	}))
+	for _, bench := range []struct {
+		name string
+		h    http.Handler
+	}{{"bare", bare}, {"int", readInt}, {"struct", readStruct}} {
+		b.Run(bench.name, func(b *testing.B) {
+			b.ReportAllocs()
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.AddCookie(cookie)
+			for b.Loop() {
+				bench.h.ServeHTTP(&discard{h: http.Header{}}, r)
+			}
+		})
+	}
+}
+
+// discard is a response that goes nowhere.
+type discard struct{ h http.Header }
+
+func (d *discard) Header() http.Header               { return d.h }
+func (d *discard) Write(b []byte) (int, error)       { return len(b), nil }
+func (d *discard) WriteString(s string) (int, error) { return len(s), nil }
+func (d *discard) WriteHeader(int)                   {}
+
+// signedInCookie returns the cookie of a session that holds what the benchmarks
+// read.
+func signedInCookie(tb testing.TB, m *session.Manager) *http.Cookie {
+	tb.Helper()
+	w := httptest.NewRecorder()
+	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s := m.From(r.Context())
+		for _, err := range []error{
+			benchCount.Set(s, 42),
+			benchProfile.Set(s, profile{"Alice", "dark", []string{"admin", "editor"}}),
+			s.SignIn(context.Background(), "alice", nil),
+		} {
+			if err != nil {
+				tb.Fatal(err)
+			}
+		}
+	})).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	cookies := w.Result().Cookies()
+	if len(cookies) != 1 {
+		tb.Fatalf("want one cookie, got %v", w.Result().Header)
+	}
+	return cookies[0]
+}

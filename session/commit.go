@@ -1,0 +1,311 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coatcheck/coatcheck/session/internal/format"
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// commit writes the journal to the store. s.mu is held.
+func (s *Session) commit(ctx context.Context) error {
+	if err := s.closed(); err != nil {
+		if !s.refused {
+			return nil
+		}
+		s.refused = false // told once
+		return err
+	}
+	// A client that hangs up cannot stop what it asked for.
+	ctx = context.WithoutCancel(ctx)
+	if len(s.journal) == 0 {
+		s.touch(ctx)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.m.opts.CommitTimeout)
+	defer cancel()
+	if !s.exists() {
+		return s.commitNew(ctx)
+	}
+	return s.commitChanges(ctx, false)
+}
+
+// commitNew stores a session for a visitor who had none.
+func (s *Session) commitNew(ctx context.Context) error {
+	if len(s.attrs) == 0 { // what was set was deleted again
+		s.resetChanges()
+		return nil
+	}
+	if s.headerSent() {
+		s.resetChanges()
+		return ErrHeadersSent
+	}
+	now := time.Now()
+	rec := store.Record{
+		Handle:   newHandle(),
+		Created:  now,
+		Deadline: now.Add(s.m.opts.Policy.Absolute),
+	}.Truncate()
+	id := format.NewID()
+	p := s.payload
+	p.Attrs = s.attrs
+	p, err := s.create(ctx, id, &rec, p)
+	if err != nil {
+		return s.commitFailed(err)
+	}
+	s.id, s.key = id, id.Key()
+	s.setBase(rec, p)
+	s.tellBrowser(cookieSet)
+	return nil
+}
+
+// commitChanges applies the journal to the record by compare-and-swap, again on
+// newer values as long as other requests are faster. With rewrite it writes
+// although nothing changed.
+func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
+	var line line // of those in this process who want to write the same record
+	defer line.leave()
+	for try := 0; ; try++ {
+		if !rewrite && format.EqualAttrs(s.attrs, s.payload.Attrs) {
+			s.resetChanges()
+			s.touch(ctx)
+			return nil
+		}
+		p := s.payload
+		p.Attrs = s.attrs
+		rec := s.base
+		rec.Version = nextVersion(s.base.Version)
+		p, err := s.fill(s.id, &rec, p)
+		if err != nil {
+			return s.commitFailed(err)
+		}
+		newer, err := s.m.swap(ctx, s.key, s.base.Version, rec)
+		switch {
+		case err == nil:
+			s.setBase(rec, p)
+			return nil
+		case errors.Is(err, store.ErrNotFound):
+			return s.endedBy(ReasonUnknown)
+		case !errors.Is(err, store.ErrConflict):
+			return s.commitFailed(err)
+		}
+		s.m.observe(ctx, Event{Kind: EventConflict})
+		if try == 0 {
+			// Whoever waited for its turn starts from the newest values.
+			if line.join(ctx, &s.m.queues, s.key) == nil {
+				cur, err := s.m.get(ctx, s.key)
+				if errors.Is(err, store.ErrNotFound) {
+					return s.endedBy(ReasonUnknown)
+				}
+				if err == nil {
+					newer = cur
+				}
+			}
+		} else {
+			afterConflict.wait(ctx, try)
+		}
+		if err := s.rebase(ctx, newer); err != nil {
+			return err
+		}
+	}
+}
+
+// rebase makes a newer record the base of the session and replays the journal
+// on it.
+func (s *Session) rebase(ctx context.Context, rec store.Record) error {
+	if rec.IsMarker() {
+		return s.endedBy(endReason(s.key, rec))
+	}
+	p, err := s.m.open(s.id, s.key, rec)
+	if err != nil {
+		return s.commitFailed(unavailable(err))
+	}
+	attrs, err := s.replay(ctx, p)
+	if err != nil {
+		s.setBase(rec, p)
+		return err
+	}
+	journal := s.journal
+	s.setBase(rec, p)
+	s.attrs, s.changed, s.journal = attrs, true, journal
+	return nil
+}
+
+// commitFailed drops the journal. If the outcome is open, the session takes no
+// more changes: building on values that may or may not be stored would apply
+// them twice.
+func (s *Session) commitFailed(err error) error {
+	s.resetChanges()
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrAmbiguous) {
+		s.broken = err
+	}
+	return err
+}
+
+// fill completes a record that is about to be written under id: its expiry and
+// its data. It returns p as encoded.
+func (s *Session) fill(id format.ID, rec *store.Record, p format.Payload) (format.Payload, error) {
+	policy := s.m.opts.Policy
+	rec.Deadline = s.m.deadline(*rec)
+	rec.Expires = time.Now().Add(policy.Idle)
+	if rec.Expires.After(rec.Deadline) {
+		rec.Expires = rec.Deadline
+	}
+	*rec = rec.Truncate()
+	p.IdleTimeout = policy.Idle
+	plain := p.Append(nil)
+	if err := s.checkSize(p, len(plain)); err != nil {
+		return format.Payload{}, err
+	}
+	if s.m.opts.Unsealed {
+		rec.Data = format.Plain(plain)
+	} else {
+		rec.Data = format.Seal(id, id.Key(), *rec, plain)
+	}
+	return p, nil
+}
+
+func (s *Session) checkSize(p format.Payload, size int) error {
+	if size <= warnSize && size <= s.m.opts.MaxSize {
+		return nil
+	}
+	largest := ""
+	most := -1
+	for _, a := range p.Attrs {
+		if len(a.Value) > most {
+			largest, most = string(a.Name), len(a.Value)
+		}
+	}
+	if size > s.m.opts.MaxSize {
+		return fmt.Errorf("session: %w: %d bytes of values, of which attribute %q takes %d; Options.MaxSize is %d. Keep large things in a database and their keys in the session",
+			ErrTooLarge, size, largest, most, s.m.opts.MaxSize)
+	}
+	s.m.log().Warn("session: a session is larger than 4 KiB, which every request has to fetch", "bytes", size, "largest_attr", largest)
+	s.m.observe(context.Background(), Event{Kind: EventLarge, Attr: largest})
+	return nil
+}
+
+// swap replaces the record under k. When an answer is lost it finds out what
+// became of the write, and repeats it only if it did not happen; so nothing is
+// ever applied twice. On ErrConflict it returns the newer record.
+func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.Record) (newer store.Record, err error) {
+	var lost error // the last error that left the outcome open
+	for try := 0; ; try++ {
+		if ctx.Err() != nil {
+			return store.Record{}, outcomeOpen(lost, ctx.Err())
+		}
+		err := m.call(ctx, func(ctx context.Context) error {
+			return m.store.Replace(ctx, k, old, rec)
+		})
+		switch {
+		case err == nil, errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
+			return store.Record{}, err
+		case errors.Is(err, store.ErrNotFound):
+			return store.Record{}, err
+		case !errors.Is(err, store.ErrConflict):
+			lost = err
+			afterFailure.wait(ctx, try)
+		}
+		cur, err := m.get(ctx, k)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return store.Record{}, err
+		case err != nil:
+			afterFailure.wait(ctx, try)
+		case format.Same(cur, rec):
+			return store.Record{}, nil
+		case cur.Version == old: // it did not happen: once more
+		case lost != nil && !rec.IsMarker():
+			// Mine may have been stored and built upon. (A marker would still be
+			// there: nothing replaces one.)
+			return store.Record{}, ErrAmbiguous
+		default:
+			return cur, store.ErrConflict
+		}
+	}
+}
+
+// create stores a new record under id, and like swap survives lost answers.
+func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p format.Payload) (format.Payload, error) {
+	rec.Version = nextVersion(0)
+	p, err := s.fill(id, rec, p)
+	if err != nil {
+		return p, err
+	}
+	k := id.Key()
+	var lost error
+	for try := 0; ; try++ {
+		if ctx.Err() != nil {
+			return p, outcomeOpen(lost, ctx.Err())
+		}
+		err := s.m.call(ctx, func(ctx context.Context) error {
+			return s.m.store.Create(ctx, k, *rec)
+		})
+		switch {
+		case err == nil, errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
+			return p, err
+		case errors.Is(err, store.ErrNotFound): // revoked while it was being created
+			return p, &EndedError{Reason: ReasonRevoked}
+		case !errors.Is(err, store.ErrConflict):
+			lost = err
+			afterFailure.wait(ctx, try)
+		}
+		cur, err := s.m.get(ctx, k)
+		switch {
+		case err == nil && format.Same(cur, *rec):
+			return p, nil
+		case err == nil:
+			return p, ErrAmbiguous // 256 random bits met twice: something is broken
+		}
+	}
+}
+
+// outcomeOpen is the error for giving up on a store that does not answer. If a
+// write may have reached it, that is ErrAmbiguous too.
+func outcomeOpen(lost, err error) error {
+	if lost != nil {
+		return fmt.Errorf("%w: %w (last: %w)", ErrUnavailable, ErrAmbiguous, err)
+	}
+	return unavailable(err)
+}
+
+// touch records activity, if that has not been done for a tenth of the idle
+// timeout. A failure costs the user at most that, so it is only logged.
+func (s *Session) touch(ctx context.Context) {
+	if !s.exists() || s.ended != nil || s.broken != nil {
+		return
+	}
+	idle := s.m.opts.Policy.Idle
+	deadline := s.m.deadline(s.base)
+	want := time.Now().Add(idle)
+	if want.After(deadline) {
+		want = deadline
+	}
+	var err error
+	switch {
+	case s.payload.IdleTimeout != idle || deadline.Before(s.base.Deadline):
+		// The policy changed. Only a rewrite can say so, and lower the expiry.
+		ctx, cancel := context.WithTimeout(ctx, s.m.opts.CommitTimeout)
+		defer cancel()
+		err = s.commitChanges(ctx, true)
+	case want.Sub(s.base.Expires) < idle/10:
+		return
+	default:
+		if err = s.m.call(ctx, func(ctx context.Context) error {
+			return s.m.store.Touch(ctx, s.key, want)
+		}); err == nil {
+			s.base.Expires = want
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		_ = s.endedBy(ReasonUnknown) // this request changed nothing, so nobody need be told
+		return
+	}
+	if err != nil && !errors.Is(err, ErrEnded) {
+		s.m.log().WarnContext(ctx, "session: could not record activity", "error", err)
+		s.m.observe(ctx, Event{Kind: EventTouchFailed, Err: err})
+	}
+}

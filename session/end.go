@@ -1,0 +1,81 @@
+package session
+
+import (
+	"context"
+	"errors"
+
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// Destroy ends the session, as at logout: its record is gone from the store
+// when it returns, for every server and for good, and the response clears the
+// cookie. Changes of this request are dropped. Values that are set afterwards
+// begin a new session.
+//
+// It does its work before it returns, even if ctx is canceled, and a later
+// panic does not undo it. If the store cannot be reached it returns
+// ErrUnavailable; the cookie is cleared all the same, but the record lives
+// until it expires.
+func (s *Session) Destroy(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var err error
+	if s.exists() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+		defer cancel()
+		if err = s.m.end(ctx, s.key, ReasonLogout); err != nil {
+			err = unavailable(err)
+		}
+	}
+	s.forget()
+	s.ended, s.broken, s.refused = nil, nil, false
+	s.tellBrowser(cookieClear)
+	return err
+}
+
+// maxHops bounds how many renewals a logout follows.
+const maxHops = 8
+
+// end deletes the session under k, and the one it went on as if it was renewed
+// meanwhile. It leaves a marker first: a renewal that is under way between its
+// two steps would not notice a mere deletion that comes after them.
+func (m *Manager) end(ctx context.Context, k store.Key, why Reason) error {
+	for range maxHops {
+		next, err := m.endOne(ctx, k, why)
+		if err != nil || next.IsZero() {
+			return err
+		}
+		k = next
+	}
+	return nil
+}
+
+// endOne deletes the record under k and returns where its session went on.
+func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next store.Key, err error) {
+	for try := 0; ; try++ {
+		rec, err := m.get(ctx, k)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return store.Key{}, nil
+		case err != nil:
+			// Deleting may work although reading does not.
+			if del := m.remove(ctx, k); del != nil {
+				return store.Key{}, err
+			}
+			return store.Key{}, nil
+		case rec.IsMarker():
+			if rec.Next != k {
+				next = rec.Next
+			}
+			return next, m.remove(ctx, k)
+		}
+		_, err = m.swap(ctx, k, rec.Version, markerFor(rec, k, []byte(why)))
+		switch {
+		case err == nil, errors.Is(err, store.ErrNotFound):
+			return store.Key{}, m.remove(ctx, k)
+		case !errors.Is(err, store.ErrConflict):
+			return store.Key{}, err
+		}
+		afterConflict.wait(ctx, try)
+	}
+}

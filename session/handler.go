@@ -1,0 +1,154 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/coatcheck/coatcheck/session/internal/format"
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// request is all that one request needs, in one allocation.
+type request struct {
+	session Session
+	writer  responseWriter
+	context requestContext
+	call    callContext
+}
+
+// Handler returns next with sessions: [Manager.From] finds the session of each
+// request, and what next changed is committed before the first byte of the
+// response leaves. If the session cannot be loaded or committed,
+// [Options.ErrorHandler] answers in next's place. A panic of next is passed on
+// and commits nothing.
+func (m *Manager) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.opts.Skip != nil && m.opts.Skip(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if _, ok := m.Lookup(r.Context()); ok { // Handler was applied twice
+			next.ServeHTTP(w, r)
+			return
+		}
+		q := &request{}
+		s := &q.session
+		s.m = m
+		s.nested = r.Context().Value(contextKey{}) != nil
+		q.context = requestContext{Context: r.Context(), session: s}
+		if id, ok := m.cookie.read(r.Header); ok {
+			q.call = callContext{parent: r.Context(), deadline: time.Now().Add(m.opts.StoreTimeout)}
+			err := s.load(&q.call, id)
+			q.call.stop()
+			if err != nil {
+				m.answerOutage(w, r, id, err)
+				return
+			}
+		}
+		inner := r.WithContext(&q.context)
+		q.writer.init(w, inner, s)
+		s.w = &q.writer
+		next.ServeHTTP(&q.writer, inner)
+		q.writer.finish()
+	})
+}
+
+// HandleError answers a request with [Options.ErrorHandler]: for handlers that
+// have an error of this package in hand.
+func (m *Manager) HandleError(w http.ResponseWriter, r *http.Request, err error) {
+	m.opts.ErrorHandler(w, r, err)
+}
+
+// answerOutage answers a request whose session could not be loaded. The cookie
+// is kept, so that the user is still signed in when the store is back, unless
+// the request was to end the session: nobody may leave a shared computer signed
+// in because of an outage.
+func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format.ID, err error) {
+	if r.Context().Err() == nil {
+		m.log().ErrorContext(r.Context(), "session: load failed", "error", err)
+	}
+	m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
+	if m.opts.Logout != nil && m.opts.Logout(r) {
+		// The store may take a write though it refused the read.
+		ctx := context.WithoutCancel(r.Context())
+		if err := m.remove(ctx, id.Key()); err != nil {
+			m.log().ErrorContext(ctx, "session: logout could not reach the store; the session lives there until it expires", "error", err)
+		}
+		m.cookie.clear(w.Header())
+	}
+	m.opts.ErrorHandler(w, r, err)
+}
+
+// load fills s with the session of id. An ID that leads to no session leaves s
+// anonymous: it is never adopted, and its cookie not cleared, since a faster
+// request may just have replaced it. The error is an ErrUnavailable.
+func (s *Session) load(ctx context.Context, id format.ID) error {
+	m, k := s.m, id.Key()
+	rec, err := m.store.Get(ctx, k)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	if rec.IsMarker() {
+		return nil
+	}
+	payload, err := m.open(id, k, rec)
+	switch {
+	case errors.Is(err, format.ErrNewer):
+		// To go on as anonymous would overwrite a session that other servers
+		// can read.
+		return unavailable(err)
+	case err != nil:
+		m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
+		m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
+		return nil
+	}
+	if _, over := m.overdue(rec, payload.IdleTimeout, time.Now()); over {
+		if err := m.remove(context.WithoutCancel(ctx), k); err != nil {
+			m.log().WarnContext(ctx, "session: could not remove a session that a shorter policy ended", "error", err)
+		}
+		return nil
+	}
+	s.id, s.key = id, k
+	s.setBase(rec, payload)
+	return nil
+}
+
+// open decodes the values of a record.
+func (m *Manager) open(id format.ID, k store.Key, rec store.Record) (format.Payload, error) {
+	plain, err := format.Open(id, k, rec, m.opts.Unsealed)
+	if err != nil {
+		return format.Payload{}, err
+	}
+	return format.ParsePayload(plain)
+}
+
+// overdue reports whether the policy in force has ended a live record that was
+// written under another one, and which timeout did. idle is the idle timeout
+// in force at its last write.
+func (m *Manager) overdue(rec store.Record, idle time.Duration, now time.Time) (Reason, bool) {
+	p := m.opts.Policy
+	if !now.Before(rec.Created.Add(p.Absolute)) {
+		return ReasonAbsolute, true
+	}
+	// Expires is the time of the last activity plus idle, unless the deadline cut
+	// it short: then the activity was later than this, so the user gets the
+	// benefit.
+	cut := rec.Expires.Equal(rec.Deadline)
+	if lastSeen := rec.Expires.Add(-idle); idle > p.Idle && !cut && !now.Before(lastSeen.Add(p.Idle)) {
+		return ReasonIdle, true
+	}
+	return "", false
+}
+
+// deadline returns the absolute timeout of a record under the policy in force.
+func (m *Manager) deadline(rec store.Record) time.Time {
+	if d := rec.Created.Add(m.opts.Policy.Absolute); d.Before(rec.Deadline) {
+		return d
+	}
+	return rec.Deadline
+}

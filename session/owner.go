@@ -1,0 +1,128 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// Info describes a session to its owner, for a list of devices.
+type Info struct {
+	Handle   Handle
+	Label    string    // as given to SignIn
+	Created  time.Time // when the owner signed in
+	Expires  time.Time // when it ends unless it is used
+	Deadline time.Time // when it ends in any case
+}
+
+// ErrNoOwnerIndex: the store cannot find sessions by owner.
+var ErrNoOwnerIndex = errors.New("session: this store has no index of owners, so sessions cannot be listed or revoked by owner")
+
+// Sessions returns the live sessions of owner, the newest first (ASVS 7.5.2).
+// It returns ErrUnavailable or ErrNoOwnerIndex.
+func (m *Manager) Sessions(ctx context.Context, owner string) ([]Info, error) {
+	recs, err := m.listOwner(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	var out []Info
+	for _, r := range recs {
+		if m.deadline(r.Record).After(now) {
+			out = append(out, Info{Handle(r.Handle), string(r.Label), r.Created, r.Expires, m.deadline(r.Record)})
+		}
+	}
+	slices.SortFunc(out, func(a, b Info) int {
+		if c := b.Created.Compare(a.Created); c != 0 {
+			return c
+		}
+		return slices.Compare(a.Handle[:], b.Handle[:])
+	})
+	// In the middle of a renewal a session has two records.
+	return slices.CompactFunc(out, func(a, b Info) bool { return a.Handle == b.Handle }), nil
+}
+
+// Revoke ends the session of owner with that handle, on every server, and
+// reports whether there was one. A renewal that is under way does not save it.
+// It returns ErrUnavailable or ErrNoOwnerIndex.
+func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.CommitTimeout)
+	defer cancel()
+	found := false
+	for {
+		recs, err := m.listOwner(ctx, owner)
+		if err != nil {
+			return found, err
+		}
+		recs = slices.DeleteFunc(recs, func(r store.Keyed) bool { return Handle(r.Handle) != h })
+		if len(recs) == 0 {
+			return found, nil
+		}
+		found = true
+		for _, r := range recs {
+			if err := m.end(ctx, r.Key, ReasonRevoked); err != nil {
+				return found, unavailable(err)
+			}
+		}
+	}
+}
+
+// RevokeAll ends the sessions of owner but for those whose handle is in keep,
+// on every server, and returns how many it ended: when an account is disabled
+// (ASVS 7.4.2), or for "sign out everywhere else" (7.4.3), where keep holds
+// [Session.Handle]. No session that was signed in before the call outlives it;
+// a renewal that is under way saves none. It returns ErrUnavailable or
+// ErrNoOwnerIndex.
+func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (int, error) {
+	idx, ok := store.As[store.OwnerIndex](m.store)
+	if !ok {
+		return 0, ErrNoOwnerIndex
+	}
+	kept := make([]store.Handle, len(keep))
+	for i, h := range keep {
+		kept[i] = store.Handle(h)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.CommitTimeout)
+	defer cancel()
+	total := 0
+	// A pass may miss a record that is created while it runs, as by a renewal;
+	// one that finds nothing twice has missed nothing that began before it.
+	for pass, empty := 0, 0; empty < 2 && pass < maxPasses; pass++ {
+		var n int
+		err := m.call(ctx, func(ctx context.Context) (err error) {
+			n, err = idx.DeleteOwner(ctx, owner, kept...)
+			return err
+		})
+		if err != nil {
+			return total, unavailable(err)
+		}
+		total += n
+		if n == 0 {
+			empty++
+		} else {
+			empty = 0
+		}
+	}
+	return total, nil
+}
+
+// maxPasses bounds RevokeAll against an owner who signs in all the time.
+const maxPasses = 100
+
+func (m *Manager) listOwner(ctx context.Context, owner string) (recs []store.Keyed, err error) {
+	idx, ok := store.As[store.OwnerIndex](m.store)
+	if !ok {
+		return nil, ErrNoOwnerIndex
+	}
+	err = m.call(ctx, func(ctx context.Context) error {
+		recs, err = idx.ListOwner(ctx, owner)
+		return err
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return recs, nil
+}

@@ -1,0 +1,162 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+)
+
+// responseWriter commits the session before the first byte of a response, or
+// its final header, leaves. It buffers nothing.
+//
+// It always has Flush, Hijack and ReadFrom, since routers assert them on the
+// writer they are given; where the server's own writer lacks one, the error is
+// the one that [http.ResponseController] gives.
+type responseWriter struct {
+	http.ResponseWriter
+	r       *http.Request
+	session *Session
+	entry   http.Header // the header as it was before the handler ran
+	began   bool        // the header has left, or is about to
+	cookied bool        // a header with the pending cookie may have left
+	failed  error       // why the commit failed; the error handler has answered
+}
+
+var (
+	_ http.Flusher    = (*responseWriter)(nil)
+	_ http.Hijacker   = (*responseWriter)(nil)
+	_ io.ReaderFrom   = (*responseWriter)(nil)
+	_ io.StringWriter = (*responseWriter)(nil)
+)
+
+func (w *responseWriter) init(inner http.ResponseWriter, r *http.Request, s *Session) {
+	w.ResponseWriter, w.r, w.session = inner, r, s
+	if h := inner.Header(); len(h) > 0 {
+		w.entry = h.Clone()
+	}
+}
+
+// begin commits the session. After an error the response is the error
+// handler's, and nothing of the handler's may follow.
+func (w *responseWriter) begin() error {
+	if w.began {
+		return w.failed
+	}
+	w.began = true
+	s := w.session
+	if err := s.commitForResponse(w.r.Context()); err != nil {
+		w.fail(err)
+		return w.failed
+	}
+	if s.private() {
+		if h := w.Header(); len(h["Cache-Control"]) == 0 {
+			h["Cache-Control"] = privateNoStore
+		}
+	}
+	return nil
+}
+
+var privateNoStore = []string{"private, no-store"}
+
+// fail lets the error handler answer, with the header as it was when the
+// handler began: a Content-Length or Content-Encoding left over would garble
+// the error. A cookie that tells of something already done stays.
+func (w *responseWriter) fail(err error) {
+	h := w.Header()
+	clear(h)
+	maps.Copy(h, w.entry)
+	w.session.writeCookie(h)
+	w.failed = err
+	m := w.session.m
+	m.log().ErrorContext(w.r.Context(), "session: commit failed", "error", err)
+	if errors.Is(err, ErrUnavailable) {
+		m.observe(w.r.Context(), Event{Kind: EventUnavailable, Err: err})
+	}
+	m.opts.ErrorHandler(w.ResponseWriter, w.r, err)
+	w.cookied = true
+}
+
+// finish commits what is left when the handler returns.
+func (w *responseWriter) finish() {
+	if !w.began {
+		_ = w.begin() // fail has answered
+		return
+	}
+	if w.failed == nil {
+		w.session.commitLate(context.WithoutCancel(w.r.Context()))
+	}
+}
+
+// WriteHeader commits the session and sends the header. Informational headers
+// (1xx but for 101, which is final) leave without a commit.
+func (w *responseWriter) WriteHeader(code int) {
+	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+		if w.failed == nil {
+			w.ResponseWriter.WriteHeader(code)
+		}
+		return
+	}
+	if w.begin() == nil {
+		w.ResponseWriter.WriteHeader(code)
+		w.cookied = true
+	}
+}
+
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	w.cookied = true
+	return w.ResponseWriter.Write(b)
+}
+
+// WriteString saves the copy that Write would need.
+func (w *responseWriter) WriteString(s string) (int, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	w.cookied = true
+	return io.WriteString(w.ResponseWriter, s)
+}
+
+// ReadFrom lets the server send files without copying them (sendfile).
+func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	w.cookied = true
+	return io.Copy(w.ResponseWriter, src)
+}
+
+// Flush is FlushError for those who cannot see an error.
+func (w *responseWriter) Flush() { _ = w.FlushError() }
+
+// FlushError commits the session and sends what the server has buffered.
+func (w *responseWriter) FlushError() error {
+	if err := w.begin(); err != nil {
+		return err
+	}
+	w.cookied = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack commits the session and gives away the connection. It fails if that
+// would lose the session cookie, which a hijacker's own header does not hold.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if err := w.begin(); err != nil {
+		return nil, nil, err
+	}
+	if !w.cookied && w.session.cookiePending() {
+		return nil, nil, fmt.Errorf("session: hijacking now would lose the session cookie; send the header with WriteHeader first, or change the session in an earlier request: %w", http.ErrNotSupported)
+	}
+	w.cookied = true
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap lets [http.ResponseController] reach the server's own writer.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
