@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// maxReplay is how much of a request body is remembered for another attempt. http.Transport reads this much at most before its first
-// byte leaves (a 4 KiB write buffer), so it is enough for the usual form, and no body is held in memory whole.
+// maxReplay is how much of a request body is remembered for another attempt. http.Transport has read a part of the body into its 4 KiB
+// write buffer before it finds that the connection is dead. This is enough for the usual form, and no large body is held in memory.
 const maxReplay = 8 << 10
 
 // A replayBody shields the body of an inbound request from the attempts to send it: http.Transport closes the body of a request that

@@ -7,6 +7,8 @@ import (
 	"syscall"
 )
 
+const peekSupported = true
+
 // hungUp reports whether the other side has ended the idle connection, even if http.Transport, whose reading goroutine must be scheduled
 // first, has not noticed yet. A request written now would be lost in a way that cannot be told from one that was delivered.
 func (c *conn) hungUp() bool {

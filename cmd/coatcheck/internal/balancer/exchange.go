@@ -15,6 +15,9 @@ import (
 // crashes its server must not be shown to every server.
 const maxBroken = 3
 
+// maxStale bounds how often one request is tried again on the upstream whose pooled connection turned out to be dead.
+const maxStale = 3
+
 // An exchange is one client's request on its way through one or more attempts. It is the Transport of its own copy of the ReverseProxy.
 type exchange struct {
 	b     *Balancer
@@ -42,16 +45,11 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := ex.b
 	var body *replayBody
 	if req.Body != nil {
-		body = &replayBody{src: req.Body}
-		defer func() {
-			if ex.up == nil {
-				req.Body.Close()
-			}
-		}()
+		body = &replayBody{src: req.Body} // ReverseProxy closes req.Body when all is over
 	}
 	repeatable := isSafe(req.Method) && body == nil
 	deadline := time.Now().Add(b.opts.QueueTimeout)
-	broken, stale := 0, false
+	broken, stale := 0, 0
 
 	for attempts := 0; ; attempts++ {
 		changed := b.changes()
@@ -88,16 +86,20 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, &failure{status: statusClientGone}
 		case body != nil && body.clientErr() != nil:
 			ex.release()
-			return nil, &failure{status: clientErrStatus(body.clientErr())}
+			f := &failure{status: clientErrStatus(body.clientErr())}
+			if f.status == http.StatusBadRequest {
+				b.clientGone.Add(1) // the connection ended within the body, or what came was no HTTP
+			}
+			return nil, f
 		case t.dialFailed():
 			b.eject(up, t.err)
-		case t.sent() == 0 && t.reused && !stale && (body == nil || body.fresh()):
+		case t.sent() == 0 && t.reused && stale < maxStale && (body == nil || body.fresh()):
 			// The upstream may be well, and only its old connections dead. They would all be met one by one.
-			stale = true
+			stale++
 			up.transport.CloseIdleConnections()
 			continue
 		case t.conn != nil && t.conn.cut.Load():
-			b.connBroken(up, t.err)
+			b.connBroken(up)
 		}
 
 		ex.release()
@@ -210,7 +212,7 @@ type watchedBody struct {
 func (w *watchedBody) Read(p []byte) (int, error) {
 	n, err := w.ReadCloser.Read(p)
 	if err != nil && err != io.EOF && w.ctx.Err() == nil && w.conn.cut.Load() {
-		w.b.connBroken(w.up, err)
+		w.b.connBroken(w.up)
 	}
 	return n, err
 }

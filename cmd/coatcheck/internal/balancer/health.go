@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -52,11 +53,10 @@ func (b *Balancer) probeLoop(ctx context.Context, up *upstream) {
 		}
 		b.observe(up, began, err)
 
-		kick := up.kick
 		if !sleep(ctx, eagerInterval, nil) {
 			return
 		}
-		if b.inRotation(up) && !sleep(ctx, b.opts.HealthInterval-eagerInterval, kick) {
+		if b.inRotation(up) && !sleep(ctx, b.opts.HealthInterval-eagerInterval, up.kick) {
 			return
 		}
 	}
@@ -132,6 +132,9 @@ func (b *Balancer) observe(up *upstream, began time.Time, err error) {
 	}
 }
 
+// errConnBroken stands in for http.Transport's own error, which may quote what the upstream sent.
+var errConnBroken = errors.New("connection broken")
+
 // eject leaves the upstream out for a while because connections to it fail.
 func (b *Balancer) eject(up *upstream, err error) {
 	b.mu.Lock()
@@ -141,12 +144,12 @@ func (b *Balancer) eject(up *upstream, err error) {
 }
 
 // connBroken counts a connection that the upstream broke, and ejects it after several in a row.
-func (b *Balancer) connBroken(up *upstream, err error) {
+func (b *Balancer) connBroken(up *upstream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	up.failures++
 	if up.fails.Add(1) >= int64(b.opts.MaxFails) {
-		b.ejectLocked(up, err)
+		b.ejectLocked(up, errConnBroken)
 	}
 	up.probeSoon()
 }

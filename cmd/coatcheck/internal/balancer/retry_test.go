@@ -1,0 +1,270 @@
+package balancer
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+func TestFailedDialGoesToAnotherUpstream(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodPut} {
+		t.Run(method, func(t *testing.T) {
+			b := newBalancer(Options{})
+			add(t, b, "dead-1", closedAddr(t))
+			add(t, b, "dead-2", closedAddr(t))
+			worker(t, b, "live", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+			var body io.Reader
+			want := ""
+			if method == http.MethodPost || method == http.MethodPut {
+				// Larger than what is remembered: nothing of it is read before the connection stands.
+				want = strings.Repeat("coat", 100_000)
+				body = strings.NewReader(want)
+			}
+			a := do(t, request(t, method, front(t, b), body))
+			if a.status != http.StatusOK || a.body != want {
+				t.Errorf("a request that reached no upstream must go to another whole: status %d, %d bytes of %d", a.status, len(a.body), len(want))
+			}
+			if s := b.Status(); s.Retries != 2 || s.Unrepeatable != 0 {
+				t.Errorf("status %+v, want 2 retries", s)
+			}
+		})
+	}
+}
+
+func TestBrokenConnectionOfASafeRequestIsRetried(t *testing.T) {
+	for name, end := range map[string]func(net.Conn){
+		"FIN":       func(net.Conn) {},
+		"RST":       reset,
+		"truncated": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Le") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(Options{})
+			base, delivered := rawWorker(t, func(_ int64, _ *http.Request, c net.Conn) bool {
+				end(c)
+				return false
+			})
+			add(t, b, "breaks", base)
+			worker(t, b, "live", says("live"))
+			if a := get(t, front(t, b)); a.body != "live" {
+				t.Errorf("GET: %d %q, want the answer of the other upstream", a.status, a.body)
+			}
+			if delivered.Load() != 1 {
+				t.Errorf("delivered %d times to the upstream that breaks, want 1", delivered.Load())
+			}
+		})
+	}
+}
+
+func TestSafeRequestThatCrashesItsServersIsNotShownToAll(t *testing.T) {
+	b := newBalancer(Options{})
+	var seen atomic.Int64
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		worker(t, b, name, func(http.ResponseWriter, *http.Request) {
+			seen.Add(1)
+			panic(http.ErrAbortHandler)
+		})
+	}
+	if a := get(t, front(t, b)); a.status != http.StatusBadGateway || a.header.Get(UnrepeatableHeader) != "" {
+		t.Errorf("status %d, %s %q; want 502 without it", a.status, UnrepeatableHeader, a.header.Get(UnrepeatableHeader))
+	}
+	if seen.Load() != maxBroken {
+		t.Errorf("%d servers were asked, want %d", seen.Load(), maxBroken)
+	}
+}
+
+func TestUnsafeRequestIsNeverDeliveredTwice(t *testing.T) {
+	key := func(r *http.Request) { r.Header.Set("Idempotency-Key", "k") }
+	for name, c := range map[string]struct {
+		method string
+		body   string
+		mod    func(*http.Request)
+	}{
+		"POST":                                        {http.MethodPost, "qty=1", nil},
+		"POST without a body":                         {http.MethodPost, "", nil},
+		"POST without a body and Idempotency-Key":     {http.MethodPost, "", key},
+		"DELETE and Idempotency-Key":                  {http.MethodDelete, "", key},
+		"POST without a body and X-Idempotency-Key":   {http.MethodPost, "", func(r *http.Request) { r.Header.Set("X-Idempotency-Key", "k") }},
+		"PUT, which is idempotent but not known to be": {http.MethodPut, "x", nil},
+		"GET with a body":                             {http.MethodGet, "query", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(Options{})
+			// The first request leaves a connection in the pool: http.Transport replays on reused ones only.
+			var keys []string
+			base, delivered := rawWorker(t, func(n int64, r *http.Request, c net.Conn) bool {
+				if n == 1 {
+					_, _ = io.WriteString(c, okResponse)
+					return true
+				}
+				keys = append(keys, r.Header.Get("Idempotency-Key")+r.Header.Get("X-Idempotency-Key"))
+				return false
+			})
+			add(t, b, "breaks", base)
+			other := front(t, b)
+			get(t, other)
+			var reached atomic.Int64
+			worker(t, b, "other", func(http.ResponseWriter, *http.Request) { reached.Add(1) })
+			b.mu.Lock()
+			b.next = 0 // its turn again
+			b.mu.Unlock()
+
+			var body io.Reader
+			if c.body != "" {
+				body = io.NopCloser(strings.NewReader(c.body)) // the test's own client must not replay either
+			}
+			req := request(t, c.method, other, body)
+			if c.mod != nil {
+				c.mod(req)
+			}
+			// A client without a pool, for the same reason.
+			tr := &http.Transport{DisableKeepAlives: true}
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusBadGateway || resp.Header.Get(UnrepeatableHeader) != "1" {
+				t.Errorf("status %d, %s %q; want 502 and 1", resp.StatusCode, UnrepeatableHeader, resp.Header.Get(UnrepeatableHeader))
+			}
+			if n := delivered.Load() - 1 + reached.Load(); n != 1 {
+				t.Errorf("the request was delivered %d times", n)
+			}
+			if c.mod != nil && (len(keys) == 0 || keys[0] != "k") {
+				t.Errorf("the worker must still see the key: %q", keys)
+			}
+			if s := b.Status(); s.Unrepeatable != 1 {
+				t.Errorf("unrepeatable is %d, want 1", s.Unrepeatable)
+			}
+		})
+	}
+}
+
+// A dyingConn refuses writes once it is told to, as a socket does after a RST: nothing leaves.
+type dyingConn struct {
+	net.Conn
+	dead *atomic.Bool
+}
+
+func (c *dyingConn) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
+	}
+	return c.Conn.Write(p)
+}
+
+func TestDeadPooledConnectionDoesNotFailARequest(t *testing.T) {
+	for _, body := range []string{"", "qty=1&sku=apple"} {
+		t.Run("body of "+body, func(t *testing.T) {
+			b := newBalancer(Options{})
+			var dials atomic.Int64
+			dead := new(atomic.Bool)
+			direct := b.dial
+			b.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := direct(ctx, network, addr)
+				if err != nil || dials.Add(1) > 1 {
+					return c, err
+				}
+				return &dyingConn{c, dead}, nil
+			}
+			worker(t, b, "only", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+			base := front(t, b)
+			get(t, base)
+			dead.Store(true)
+			var rd io.Reader
+			if body != "" {
+				rd = strings.NewReader(body)
+			}
+			if a := do(t, request(t, http.MethodPost, base, rd)); a.status != http.StatusOK || a.body != body {
+				t.Errorf("a request of which no byte left must be sent again: status %d, body %q", a.status, a.body)
+			}
+			if dials.Load() != 2 {
+				t.Errorf("%d connections, want the dead one and a new one", dials.Load())
+			}
+			if s := b.Status(); s.Unrepeatable != 0 || s.Upstreams[0].Ejected {
+				t.Errorf("an upstream with an old connection is no failing one: %+v", s)
+			}
+		})
+	}
+}
+
+func TestHungUpSeesWhatTheTransportHasNotReadYet(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	c := &conn{Conn: raw}
+	if c.hungUp() {
+		t.Error("an idle connection is not dead")
+	}
+	server.Close()
+	if !c.canPeek() {
+		t.Skip("this system cannot peek")
+	}
+	eventually(t, "the end of the connection is seen", c.hungUp)
+}
+
+func (c *conn) canPeek() bool { _, ok := c.Conn.(syscall.Conn); return ok && peekSupported }
+
+func TestHungUpDoesNotWaitForTheTransportsReader(t *testing.T) {
+	b := newBalancer(Options{})
+	worker(t, b, "a", says("a"))
+	base := front(t, b)
+	for range 3 { // the second one peeks at a pooled connection that has a reader
+		do(t, request(t, http.MethodPost, base, nil))
+	}
+}
+
+func TestSlowAnswerIsATimeoutAndNoReasonToRepeat(t *testing.T) {
+	b := newBalancer(Options{ResponseHeaderTimeout: 1})
+	release := make(chan struct{})
+	var seen atomic.Int64
+	for _, name := range []string{"a", "b"} {
+		worker(t, b, name, func(http.ResponseWriter, *http.Request) {
+			seen.Add(1)
+			<-release
+		})
+	}
+	defer close(release)
+	a := do(t, request(t, http.MethodPost, front(t, b), nil))
+	if a.status != http.StatusGatewayTimeout || a.header.Get(UnrepeatableHeader) != "1" {
+		t.Errorf("status %d, %s %q; want 504 and 1", a.status, UnrepeatableHeader, a.header.Get(UnrepeatableHeader))
+	}
+	if s := b.Status(); s.Retries != 0 || s.Upstreams[0].Failures != 0 {
+		t.Errorf("a slow answer is no broken connection: %+v", s)
+	}
+}
+
+func TestWhatIsNoHTTPIsNeitherRetriedNorEjected(t *testing.T) {
+	b := newBalancer(Options{})
+	hold := make(chan struct{})
+	defer close(hold)
+	base, _ := rawWorker(t, func(_ int64, _ *http.Request, c net.Conn) bool {
+		_, _ = io.WriteString(c, "+OK secret-of-the-worker\r\n\r\n")
+		<-hold
+		return false
+	})
+	add(t, b, "pop3", base)
+	a := get(t, front(t, b))
+	if a.status != http.StatusBadGateway || strings.Contains(a.body, "secret") {
+		t.Errorf("%d %q, want a 502 that tells nothing", a.status, a.body)
+	}
+	if s := upstreamStatus(t, b, "pop3"); s.Failures != 0 {
+		t.Errorf("%+v: no connection failed", s)
+	}
+}
