@@ -29,6 +29,7 @@ type report struct {
 type packageRun struct {
 	output []line
 	skips  []string
+	failed int // tests
 }
 
 type line struct{ test, text string }
@@ -74,10 +75,7 @@ func (r *report) close() bool {
 
 func (r *report) add(e event) {
 	if e.Package == "" { // build-output, build-fail
-		_, _ = io.WriteString(r.w, e.Output)
-		if e.Action == "build-fail" {
-			r.failed++
-		}
+		_, _ = io.WriteString(r.w, e.Output) // the package fails after it
 		return
 	}
 	p := r.packages[e.Package]
@@ -91,7 +89,9 @@ func (r *report) add(e event) {
 	case e.Test != "":
 		r.endTest(p, e)
 	case e.Action == "fail":
-		r.failed++
+		if p.failed == 0 { // a build, a panic, an exit
+			r.failed++
+		}
 		p.show(r.w)
 		delete(r.packages, e.Package)
 	case e.Action == "pass", e.Action == "skip":
@@ -111,6 +111,7 @@ func (r *report) endTest(p *packageRun, e event) {
 		p.drop(e.Test)
 	case "fail":
 		r.failed++
+		p.failed++
 	}
 }
 

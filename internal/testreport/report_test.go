@@ -45,7 +45,7 @@ func TestReport(t *testing.T) {
 {"Action":"fail","Package":"p","Test":"TestB"}
 {"Action":"output","Package":"p","Output":"FAIL\tp\t0.1s\n"}
 {"Action":"fail","Package":"p"}`,
-			want:   []string{"a_test.go:9: broken\n", "FAIL\tp\t0.1s\n"},
+			want:   []string{"a_test.go:9: broken\n", "FAIL\tp\t0.1s\n", "1 tests passed, 0 skipped, 1 failed"},
 			absent: []string{"fine"},
 		},
 		{
@@ -54,7 +54,7 @@ func TestReport(t *testing.T) {
 {"ImportPath":"p [p.test]","Action":"build-fail"}
 {"Action":"output","Package":"p","Output":"FAIL\tp [build failed]\n"}
 {"Action":"fail","Package":"p"}`,
-			want: []string{"undefined: x\n", "FAIL\tp [build failed]\n"},
+			want: []string{"undefined: x\n", "FAIL\tp [build failed]\n", "0 skipped, 1 failed"},
 		},
 		{
 			name: "a package that never ends is a failure with what it said",
