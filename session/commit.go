@@ -19,13 +19,12 @@ func (s *Session) commit(ctx context.Context) error {
 		s.refused = false // told once
 		return err
 	}
-	// A client that hangs up cannot stop what it asked for.
-	ctx = context.WithoutCancel(ctx)
 	if len(s.journal) == 0 {
 		s.touch(ctx)
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.m.opts.CommitTimeout)
+	// A client that hangs up cannot stop what it asked for.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 	defer cancel()
 	if !s.exists() {
 		return s.commitNew(ctx)
@@ -275,36 +274,36 @@ func outcomeOpen(lost, err error) error {
 // touch records activity, if that has not been done for a tenth of the idle
 // timeout. A failure costs the user at most that, so it is only logged.
 func (s *Session) touch(ctx context.Context) {
-	if !s.exists() || s.ended != nil || s.broken != nil {
+	if !s.exists() || s.closed() != nil {
 		return
 	}
 	idle := s.m.opts.Policy.Idle
 	deadline := s.m.deadline(s.base)
-	want := time.Now().Add(idle)
-	if want.After(deadline) {
-		want = deadline
+	expires := time.Now().Add(idle)
+	if expires.After(deadline) {
+		expires = deadline
 	}
+	newPolicy := s.payload.IdleTimeout != idle || deadline.Before(s.base.Deadline)
+	if !newPolicy && expires.Sub(s.base.Expires) < idle/10 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+	defer cancel()
 	var err error
-	switch {
-	case s.payload.IdleTimeout != idle || deadline.Before(s.base.Deadline):
-		// The policy changed. Only a rewrite can say so, and lower the expiry.
-		ctx, cancel := context.WithTimeout(ctx, s.m.opts.CommitTimeout)
-		defer cancel()
+	if newPolicy {
+		// Only a rewrite can say so, and lower the expiry.
 		err = s.commitChanges(ctx, true)
-	case want.Sub(s.base.Expires) < idle/10:
-		return
-	default:
-		if err = s.m.call(ctx, func(ctx context.Context) error {
-			return s.m.store.Touch(ctx, s.key, want)
-		}); err == nil {
-			s.base.Expires = want
-		}
+	} else {
+		err = s.m.call(ctx, func(ctx context.Context) error {
+			return s.m.store.Touch(ctx, s.key, expires)
+		})
 	}
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case err == nil:
+		s.base.Expires = expires
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrEnded):
 		_ = s.endedBy(ReasonUnknown) // this request changed nothing, so nobody need be told
-		return
-	}
-	if err != nil && !errors.Is(err, ErrEnded) {
+	default:
 		s.m.log().WarnContext(ctx, "session: could not record activity", "error", err)
 		s.m.observe(ctx, Event{Kind: EventTouchFailed, Err: err})
 	}

@@ -2,7 +2,6 @@ package session
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -88,7 +87,7 @@ func (w *responseWriter) finish() {
 		return
 	}
 	if w.failed == nil {
-		w.session.commitLate(context.WithoutCancel(w.r.Context()))
+		w.session.commitLate(w.r.Context())
 	}
 }
 
