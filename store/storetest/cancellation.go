@@ -1,0 +1,123 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/coatcheck/coatcheck/store"
+)
+
+var cancellationRules = []rule{
+	{
+		name: "ended-context-fails-the-call",
+		says: "A context that has ended before a call fails it, with an error that matches the context's, and nothing happens.",
+		why:  "A cancelled read that looks like absence signs the user out; a cancelled write that happens anyway surprises everybody.",
+		look: "ctx.Err() first in every method, or a driver that checks; %w.",
+		run: func(x *script) {
+			cancelled, cancel := context.WithCancel(x.ctx)
+			cancel()
+			late, cancel := context.WithDeadline(x.ctx, time.Now().Add(-time.Second))
+			defer cancel()
+			for _, end := range []struct {
+				ctx  context.Context
+				want error
+			}{{cancelled, context.Canceled}, {late, context.DeadlineExceeded}} {
+				r := x.session("alice")
+				k, absent := x.created(r), x.key()
+				for name, call := range calls(x.store, k, r, absent, x.changed(r)) {
+					x.want(name+" with an ended context", call(end.ctx), end.want)
+				}
+				x.holds("after calls with an ended context", k, r)
+				x.gone("after calls with an ended context", absent)
+			}
+		},
+	},
+	{
+		name: "never-absence-or-conflict",
+		says: "A call whose context ends while it runs succeeds, or fails with an error that is neither ErrNotFound nor ErrConflict.",
+		why:  "A client that hangs up in the wrong millisecond would be signed out, or its update taken for another's.",
+		look: "errors from the driver that are mapped by elimination; scans that stop early.",
+		run: func(x *script) {
+			r := x.session("alice")
+			k := x.created(r)
+			for i := range 200 {
+				ctx, cancel := context.WithCancel(x.ctx)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					for range i % 20 * 10 {
+						_ = ctx.Err() // from none to some microseconds
+					}
+					cancel()
+				}()
+				next := x.changed(r)
+				_, getErr := x.store.Get(ctx, k)
+				err := x.store.Replace(ctx, k, r.Version, next)
+				<-done
+				for _, err := range []error{getErr, err} {
+					if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
+						x.Fatalf("call %d whose context ended meanwhile: %v", i, err)
+					}
+				}
+				switch {
+				case err == nil:
+					r = next
+				default: // it may have happened, if it says so
+					got := x.get(k)
+					if got.Version == next.Version {
+						r = next
+					}
+				}
+				x.holds("after a call whose context ended meanwhile", k, r)
+				if x.Failed() {
+					return
+				}
+			}
+		},
+	},
+}
+
+// calls are all methods, by name, with the arguments bound: k holds r, and next
+// is what may come after it.
+func calls(s store.Store, k store.Key, r store.Record, absent store.Key, next store.Record) map[string]func(context.Context) error {
+	m := map[string]func(context.Context) error{
+		"Get":              func(ctx context.Context) error { _, err := s.Get(ctx, k); return err },
+		"Get of nothing":   func(ctx context.Context) error { _, err := s.Get(ctx, absent); return err },
+		"Create":           func(ctx context.Context) error { return s.Create(ctx, absent, r) },
+		"Create over it":   func(ctx context.Context) error { return s.Create(ctx, k, r) },
+		"Replace":          func(ctx context.Context) error { return s.Replace(ctx, k, r.Version, next) },
+		"stale Replace":    func(ctx context.Context) error { return s.Replace(ctx, k, r.Version+9, next) },
+		"Touch":            func(ctx context.Context) error { return s.Touch(ctx, k, r.Expires.Add(time.Minute)) },
+		"Touch of nothing": func(ctx context.Context) error { return s.Touch(ctx, absent, r.Expires) },
+		"Delete":           func(ctx context.Context) error { _, err := s.Delete(ctx, k); return err },
+		"Delete of nothing": func(ctx context.Context) error {
+			_, err := s.Delete(ctx, absent)
+			return err
+		},
+	}
+	if idx, ok := store.As[store.OwnerIndex](s); ok {
+		m["ListOwner"] = func(ctx context.Context) error { _, err := idx.ListOwner(ctx, "alice"); return err }
+		m["DeleteOwner"] = func(ctx context.Context) error { _, err := idx.DeleteOwner(ctx, "alice"); return err }
+	}
+	if l, ok := store.As[store.Lister](s); ok {
+		m["List"] = func(ctx context.Context) error {
+			for _, err := range l.List(ctx) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	if sw, ok := store.As[store.Sweeper](s); ok {
+		m["Sweep"] = func(ctx context.Context) error { _, err := sw.Sweep(ctx, 1); return err }
+	}
+	if many, ok := store.As[store.GetMany](s); ok {
+		m["GetMany"] = func(ctx context.Context) error { _, err := many.GetMany(ctx, []store.Key{k, absent}); return err }
+	}
+	if p, ok := store.As[store.Pinger](s); ok {
+		m["Ping"] = p.Ping
+	}
+	return m
+}
