@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -140,20 +141,24 @@ func (l listed) importable() bool {
 }
 
 // hasExample reports whether one of the test files holds an example that go test
-// runs, which is one that states its output.
-func hasExample(files []*ast.File) bool {
+// runs, which is one that states its output. Of a package that is called with a
+// *testing.T it is enough that the example compiles: none can be had there.
+func hasExample(files []*ast.File, forTests bool) bool {
 	for _, e := range doc.Examples(files...) {
-		if e.Output != "" || e.EmptyOutput {
+		if forTests || e.Output != "" || e.EmptyOutput {
 			return true
 		}
 	}
 	return false
 }
 
+// forTests reports whether a package is one that tests call.
+func (l listed) forTests() bool { return slices.Contains(l.Imports, "testing") }
+
 // testFiles parses the test files of a package.
 func (l listed) testFiles() ([]*ast.File, error) {
 	var files []*ast.File
-	for _, name := range append(append([]string(nil), l.TestGoFiles...), l.XTestGoFiles...) {
+	for _, name := range slices.Concat(l.TestGoFiles, l.XTestGoFiles) {
 		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(l.Dir, name), nil, parser.ParseComments|parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err

@@ -84,8 +84,8 @@ func TestPackages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !hasExample(files) {
-			t.Errorf("%s has no example with an output that go test can check", short(l.ImportPath))
+		if !hasExample(files, l.forTests()) {
+			t.Errorf("%s has no example that go test compiles and, unless it is called by tests, runs", short(l.ImportPath))
 		}
 	}
 }
@@ -146,18 +146,23 @@ func TestModuleFlawsCanFail(t *testing.T) {
 }
 
 func TestExamplesCanBeMissed(t *testing.T) {
-	for src, want := range map[string]bool{
-		"package x_test\n\nfunc Example() {\n\tprintln()\n\t// Output: a\n}\n": true,
-		"package x_test\n\nfunc Example() {\n\tprintln()\n\t// Output:\n}\n":   true,
-		"package x_test\n\nfunc Example() {}\n":                                false,
-		"package x_test\n\nfunc TestX() {}\n":                                  false,
+	for _, tc := range []struct {
+		src            string
+		compiles, runs bool
+	}{
+		{"package x_test\n\nfunc Example() {\n\tprintln()\n\t// Output: a\n}\n", true, true},
+		{"package x_test\n\nfunc Example() {\n\tprintln()\n\t// Output:\n}\n", true, true},
+		{"package x_test\n\nfunc Example() {}\n", true, false},
+		{"package x_test\n\nfunc TestX() {}\n", false, false},
 	} {
-		f, err := parser.ParseFile(token.NewFileSet(), "x_test.go", src, parser.ParseComments)
+		f, err := parser.ParseFile(token.NewFileSet(), "x_test.go", tc.src, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := hasExample([]*ast.File{f}); got != want {
-			t.Errorf("hasExample = %t, want %t for:\n%s", got, want, src)
+		files := []*ast.File{f}
+		if hasExample(files, true) != tc.compiles || hasExample(files, false) != tc.runs {
+			t.Errorf("has an example: %t, one that runs: %t; want %t, %t for:\n%s",
+				hasExample(files, true), hasExample(files, false), tc.compiles, tc.runs, tc.src)
 		}
 	}
 }
