@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -212,6 +213,7 @@ func (n *pipeNet) listen(addr string) *pipeListener {
 }
 
 func (n *pipeNet) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	addr = strings.TrimSuffix(addr, ":80")
 	n.mu.Lock()
 	l := n.listeners[addr]
 	n.mu.Unlock()

@@ -84,13 +84,13 @@ func TestUnsafeRequestIsNeverDeliveredTwice(t *testing.T) {
 		body   string
 		mod    func(*http.Request)
 	}{
-		"POST":                                        {http.MethodPost, "qty=1", nil},
-		"POST without a body":                         {http.MethodPost, "", nil},
-		"POST without a body and Idempotency-Key":     {http.MethodPost, "", key},
-		"DELETE and Idempotency-Key":                  {http.MethodDelete, "", key},
-		"POST without a body and X-Idempotency-Key":   {http.MethodPost, "", func(r *http.Request) { r.Header.Set("X-Idempotency-Key", "k") }},
+		"POST":                {http.MethodPost, "qty=1", nil},
+		"POST without a body": {http.MethodPost, "", nil},
+		"POST without a body and Idempotency-Key":      {http.MethodPost, "", key},
+		"DELETE and Idempotency-Key":                   {http.MethodDelete, "", key},
+		"POST without a body and X-Idempotency-Key":    {http.MethodPost, "", func(r *http.Request) { r.Header.Set("X-Idempotency-Key", "k") }},
 		"PUT, which is idempotent but not known to be": {http.MethodPut, "x", nil},
-		"GET with a body":                             {http.MethodGet, "query", nil},
+		"GET with a body":                              {http.MethodGet, "query", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(Options{})
