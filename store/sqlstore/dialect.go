@@ -10,10 +10,10 @@ import (
 // such as [SQLite]; [New] refuses the zero Dialect.
 type Dialect struct {
 	name string
-	// oneWriter: the database admits one writer at a time, so the writes of a
-	// process take turns on one connection. Queueing inside the process is
-	// fairer and faster than polling for the database's lock.
-	oneWriter bool
+	// turns, if not nil, has the writes of a process take turns on one
+	// connection, for a database that admits one writer at a time. Queueing
+	// inside the process is fairer and faster than polling for its lock.
+	turns *connection
 	// maxData is the longest Data, in bytes, that the store takes.
 	maxData  int
 	queries  queries
@@ -54,6 +54,16 @@ type schema struct {
 	// verify explains how the table of this name, at the latest version,
 	// differs from what the store needs.
 	verify func(ctx context.Context, c *sql.Conn, table string) error
+}
+
+// connection is the care of the one that turns are taken on.
+type connection struct {
+	// setUp prepares it for writing, and restore for other uses.
+	setUp, restore string
+	// tend looks after the database, after the first statement and then after
+	// each tendEvery.
+	tend      func(context.Context, *sql.Conn)
+	tendEvery int
 }
 
 // diagnosis is what a dialect knows about an error of its driver.

@@ -63,12 +63,11 @@ func New(db *sql.DB, d Dialect, opts *Options) (*Store, error) {
 	s := &Store{db: db, dialect: d, table: table, q: d.queries.expand(table)}
 	s.reads = newPool(db)
 	s.writes = s.reads
-	if d.oneWriter {
-		s.writes = newTurns(db, d.diagnose)
-	}
-	if d.oneWriter && db.Stats().MaxOpenConnections == 1 {
-		// The write connection is the only one.
-		s.reads = s.writes
+	if d.turns != nil {
+		s.writes = newTurns(db, d)
+		if db.Stats().MaxOpenConnections == 1 {
+			s.reads = s.writes // the only connection there is
+		}
 	}
 	return s, nil
 }

@@ -18,11 +18,6 @@ type statements interface {
 	close() error
 }
 
-// preparer is an [sql.DB] or an [sql.Conn].
-type preparer interface {
-	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
-}
-
 // pool runs statements on whichever connection is free.
 type pool struct {
 	db     *sql.DB
@@ -92,17 +87,19 @@ func (p *pool) close() error {
 // turns runs statements one after the other on one connection of its own.
 type turns struct {
 	db       *sql.DB
+	care     connection
 	diagnose func(error) diagnosis
 	slot     chan struct{} // holds one token while somebody has the turn
 
 	// What follows belongs to whoever has the turn.
 	c      *sql.Conn // nil until first needed
 	cached map[string]*sql.Stmt
+	count  int // statements on c
 	closed bool
 }
 
-func newTurns(db *sql.DB, diagnose func(error) diagnosis) *turns {
-	return &turns{db: db, diagnose: diagnose, slot: make(chan struct{}, 1)}
+func newTurns(db *sql.DB, d Dialect) *turns {
+	return &turns{db: db, care: *d.turns, diagnose: d.diagnose, slot: make(chan struct{}, 1)}
 }
 
 func (t *turns) do(ctx context.Context, query string, f func(*sql.Stmt) error) error {
@@ -115,7 +112,12 @@ func (t *turns) do(ctx context.Context, query string, f func(*sql.Stmt) error) e
 			}
 			t.cached[query] = st
 		}
-		return f(st)
+		err := f(st)
+		if t.count%t.care.tendEvery == 0 {
+			t.care.tend(ctx, c)
+		}
+		t.count++
+		return err
 	})
 }
 
@@ -137,7 +139,10 @@ func (t *turns) conn(ctx context.Context, f func(*sql.Conn) error) error {
 		if err != nil {
 			return err
 		}
-		t.c, t.cached = c, map[string]*sql.Stmt{}
+		if _, err := c.ExecContext(ctx, t.care.setUp); err != nil {
+			return errors.Join(err, c.Close())
+		}
+		t.c, t.cached, t.count = c, map[string]*sql.Stmt{}, 0
 	}
 	err := f(t.c)
 	if err != nil && t.broken(err) {
@@ -160,7 +165,8 @@ func (t *turns) release() error {
 	for _, st := range t.cached {
 		errs = append(errs, st.Close())
 	}
-	errs = append(errs, t.c.Close())
+	_, err := t.c.ExecContext(context.Background(), t.care.restore)
+	errs = append(errs, err, t.c.Close())
 	t.c, t.cached = nil, nil
 	return errors.Join(errs...)
 }
