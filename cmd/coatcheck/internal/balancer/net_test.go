@@ -143,18 +143,24 @@ type answer struct {
 	body   string
 }
 
-func do(tb testing.TB, req *http.Request) answer {
-	tb.Helper()
+// roundTrip is for goroutines other than the test's, which must not call Fatal.
+func roundTrip(req *http.Request) (answer, error) {
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		tb.Fatalf("%s: %v", req.Method, err)
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(body)}, err
+}
+
+func do(tb testing.TB, req *http.Request) answer {
+	tb.Helper()
+	a, err := roundTrip(req)
 	if err != nil {
-		tb.Fatalf("%s: reading the response: %v", req.Method, err)
+		tb.Fatalf("%s: %v", req.Method, err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(body)}
+	return a
 }
 
 func request(tb testing.TB, method, url string, body io.Reader) *http.Request {

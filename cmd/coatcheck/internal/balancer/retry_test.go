@@ -17,7 +17,10 @@ func TestFailedDialGoesToAnotherUpstream(t *testing.T) {
 			b := newBalancer(Options{})
 			add(t, b, "dead-1", closedAddr(t))
 			add(t, b, "dead-2", closedAddr(t))
-			worker(t, b, "live", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+			worker(t, b, "live", func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body) // all of it first: HTTP/1 servers do not write while they read
+				_, _ = w.Write(body)
+			})
 			var body io.Reader
 			want := ""
 			if method == http.MethodPost || method == http.MethodPut {
