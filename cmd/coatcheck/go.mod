@@ -2,16 +2,20 @@ module github.com/coatcheck/coatcheck/cmd/coatcheck
 
 go 1.26.0
 
-require github.com/coatcheck/coatcheck v0.0.0
+require (
+	github.com/alecthomas/kong v1.17.0
+	github.com/coatcheck/coatcheck v0.0.0
+	github.com/ncruces/go-sqlite3 v0.37.0
+	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/term v0.47.0
+)
 
 require (
-	github.com/alecthomas/kong v1.17.0 // indirect
-	github.com/ncruces/go-sqlite3 v0.37.0 // indirect
 	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
 	github.com/ncruces/julianday v1.0.0 // indirect
-	github.com/rogpeppe/go-internal v1.16.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
-	golang.org/x/term v0.47.0 // indirect
+	golang.org/x/tools v0.52.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 replace github.com/coatcheck/coatcheck => ../..

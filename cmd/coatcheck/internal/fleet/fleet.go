@@ -12,10 +12,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os/exec"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/handover"
 )
 
 // MaxWorkers bounds a fleet: each worker is a process on this machine.
@@ -28,17 +31,18 @@ var (
 	ErrStopped = errors.New("the fleet is stopping")
 )
 
-// Router sends requests to workers. A Fleet tells it which there are.
+// Router sends requests to workers. A Fleet tells it which there are. A
+// balancer.Balancer is one.
 type Router interface {
-	// Add begins to send requests to the worker at the URL.
-	Add(name, url string) error
+	// Add begins to send requests to the worker, once it passes a health check.
+	Add(name string, u *url.URL) error
+	// WaitReady returns when the worker is sent requests.
+	WaitReady(ctx context.Context, name string) error
 	// Drain sends no more requests to the worker and returns when it has none
 	// in flight, or with an error when ctx ends.
 	Drain(ctx context.Context, name string) error
-	// MarkDead sends no more requests to the worker, whose process has ended.
-	MarkDead(name string)
-	// Remove forgets the worker.
-	Remove(name string)
+	// Remove sends no more requests to the worker and forgets it.
+	Remove(name string) error
 }
 
 // Command returns the command of the worker of that name, not started, and the
@@ -104,6 +108,7 @@ type Fleet struct {
 type worker struct {
 	Worker
 	process *process
+	routed  bool // the router knows it
 	readyAt time.Time
 	killed  bool          // by us
 	gone    chan struct{} // closed when the worker is out of the fleet
@@ -249,7 +254,7 @@ func (f *Fleet) Shutdown(ctx context.Context) error {
 	f.closeLocked()
 	for _, w := range f.workers {
 		w.State = Draining
-		f.router.MarkDead(w.Name)
+		f.unrouteLocked(w)
 		w.process.terminate()
 	}
 	f.changedLocked()
@@ -356,49 +361,92 @@ func (f *Fleet) failedLocked(name string, err error) {
 
 // supervise follows a worker from its start to its end.
 func (f *Fleet) supervise(w *worker) {
-	timeout := time.NewTimer(f.opts.StartTimeout)
-	defer timeout.Stop()
-	var problem error
-	select {
-	case r := <-w.process.report:
-		if r.Error != "" {
-			problem = errors.New(r.Error)
-			break
-		}
-		if problem = f.ready(w, r.URL); problem != nil {
-			w.process.kill()
-		}
-	case <-timeout.C:
-		problem = fmt.Errorf("it was not ready within %v", f.opts.StartTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), f.opts.StartTimeout,
+		fmt.Errorf("it was not ready within %v", f.opts.StartTimeout))
+	go func() {
+		<-w.process.exited
+		cancel()
+	}()
+	problem := f.admit(ctx, w)
+	if problem != nil {
 		w.process.kill()
-	case <-w.process.exited:
-		// Its report may have come at the same moment.
-		select {
-		case r := <-w.process.report:
-			if r.Error != "" {
-				problem = errors.New(r.Error)
-			}
-		default:
-		}
 	}
 	<-w.process.exited
 	f.ended(w, problem)
 }
 
-// ready puts a worker into service.
-func (f *Fleet) ready(w *worker, url string) error {
+// admit waits until a worker is ready and puts it into service. It returns why
+// the worker has to go, or nil; ctx ends when its time is up or it has exited.
+func (f *Fleet) admit(ctx context.Context, w *worker) error {
+	var r handover.Report
+	select {
+	case r = <-w.process.report:
+	case <-ctx.Done():
+		select {
+		case r = <-w.process.report: // at the same moment
+		default:
+			return expired(ctx)
+		}
+	}
+	if r.Error != "" {
+		return errors.New(r.Error)
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return fmt.Errorf("its address: %w", err)
+	}
+	if err := f.route(w, u); err != nil {
+		return err
+	}
+	if err := f.router.WaitReady(ctx, w.Name); err != nil {
+		if cause := expired(ctx); cause != nil {
+			return cause
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if w.State == Draining || ctx.Err() != nil {
+			return nil // it ends anyway
+		}
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w.State == Starting && ctx.Err() == nil {
+		w.State, w.readyAt = Ready, time.Now()
+		f.events.add(BecameReady, w.Name, r.URL)
+		f.changedLocked()
+	}
+	return nil
+}
+
+// expired returns why ctx ended if its time was up, else nil.
+func expired(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// route tells the router about a worker, unless it is leaving already.
+func (f *Fleet) route(w *worker, u *url.URL) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if w.State != Starting {
-		return nil // drained before it was ready
+		return nil
 	}
-	if err := f.router.Add(w.Name, url); err != nil {
+	if err := f.router.Add(w.Name, u); err != nil {
 		return err
 	}
-	w.URL, w.State, w.readyAt = url, Ready, time.Now()
-	f.events.add(BecameReady, w.Name, "")
+	w.URL, w.routed = u.String(), true
 	f.changedLocked()
 	return nil
+}
+
+func (f *Fleet) unrouteLocked(w *worker) {
+	if w.routed {
+		w.routed = false
+		_ = f.router.Remove(w.Name) // it fails only for names that are not there
+	}
 }
 
 // ended takes a worker whose process has ended out of the fleet, and has it
@@ -407,8 +455,7 @@ func (f *Fleet) ended(w *worker, problem error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer close(w.gone)
-	f.router.MarkDead(w.Name)
-	f.router.Remove(w.Name)
+	f.unrouteLocked(w)
 	f.workers = slices.DeleteFunc(f.workers, func(o *worker) bool { return o == w })
 
 	now, end := time.Now(), w.process.end()
@@ -435,14 +482,14 @@ func (f *Fleet) drainLocked(w *worker) {
 	if w.State == Draining {
 		return
 	}
-	serving := w.State == Ready
 	w.State = Draining
 	f.events.add(BeganDraining, w.Name, "")
 	f.changedLocked()
-	f.running.Go(func() { f.drain(w, serving) })
+	routed := w.routed
+	f.running.Go(func() { f.drain(w, routed) })
 }
 
-func (f *Fleet) drain(w *worker, serving bool) {
+func (f *Fleet) drain(w *worker, routed bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), f.opts.DrainTimeout)
 	defer cancel()
 	go func() { // do not wait for the requests of the dead
@@ -452,7 +499,7 @@ func (f *Fleet) drain(w *worker, serving bool) {
 		case <-ctx.Done():
 		}
 	}()
-	if serving {
+	if routed {
 		_ = f.await(ctx, func() bool { return f.countLocked(Ready) > 0 || f.closed })
 		if err := f.router.Drain(ctx, w.Name); err != nil && ctx.Err() == context.DeadlineExceeded {
 			f.opts.Logger.Warn("requests still in flight when the drain ended", "worker", w.Name, "after", f.opts.DrainTimeout)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -75,19 +76,21 @@ type router struct {
 	calls  []string
 	routed map[string]string
 	busy   chan struct{} // nil: nothing in flight
+
+	unhealthy string // the worker that never passes a health check
 }
 
 func (r *router) record(call, name string) {
 	r.calls = append(r.calls, call+" "+name)
 }
 
-func (r *router) Add(name, url string) error {
+func (r *router) Add(name string, u *url.URL) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.routed == nil {
 		r.routed = make(map[string]string)
 	}
-	r.routed[name] = url
+	r.routed[name] = u.String()
 	r.record("add", name)
 	return nil
 }
@@ -109,17 +112,20 @@ func (r *router) Drain(ctx context.Context, name string) error {
 	}
 }
 
-func (r *router) MarkDead(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.record("dead", name)
+func (r *router) WaitReady(ctx context.Context, name string) error {
+	if r.unhealthy == name {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
 }
 
-func (r *router) Remove(name string) {
+func (r *router) Remove(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.record("remove", name)
 	delete(r.routed, name)
+	return nil
 }
 
 func (r *router) names() []string {
@@ -253,6 +259,17 @@ func TestStartFailsWithTheWorkersOwnMessage(t *testing.T) {
 				t.Errorf("a failed start left %+v", ws)
 			}
 		})
+	}
+}
+
+func TestStartFailsIfAWorkerIsNeverHealthy(t *testing.T) {
+	r := &router{unhealthy: "worker-2"}
+	f := newFleet(t, r, &Options{StartTimeout: 200 * time.Millisecond}, normal)
+	if err := f.Start(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "worker-2 did not start: it was not ready within") {
+		t.Errorf("Start = %v, want that worker-2 was not ready in time", err)
+	}
+	if left := r.names(); len(left) != 0 {
+		t.Errorf("a failed start left %v routed", left)
 	}
 }
 
@@ -535,10 +552,14 @@ func ExampleFleet() {
 
 type printer struct{}
 
-func (printer) Add(name, _ string) error {
+func (printer) Add(name string, _ *url.URL) error {
 	fmt.Println("http.Get will reach", name)
 	return nil
 }
-func (printer) Drain(context.Context, string) error { return nil }
-func (printer) MarkDead(string)                     {}
-func (printer) Remove(name string)                  { fmt.Println(name, "is gone") }
+func (printer) Drain(context.Context, string) error     { return nil }
+func (printer) WaitReady(context.Context, string) error { return nil }
+
+func (printer) Remove(name string) error {
+	fmt.Println(name, "is gone")
+	return nil
+}

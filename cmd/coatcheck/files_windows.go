@@ -1,0 +1,4 @@
+package main
+
+// privateFiles does nothing: on Windows the user's folders are private.
+func privateFiles() {}

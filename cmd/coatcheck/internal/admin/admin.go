@@ -1,0 +1,274 @@
+// Package admin is the small web interface through which the fleet of `coatcheck
+// up` is watched and steered: JSON under /api/, and a page for people.
+//
+// Whoever can use it can kill processes, so it listens on loopback only and
+// guards against the ways in which a web page that the user happens to visit
+// could reach it: by a host name that resolves to 127.0.0.1 (DNS rebinding), by
+// a form that posts across origins, and by simply trying without the token.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+)
+
+// Fleet is what is steered. A [fleet.Fleet] is one.
+type Fleet interface {
+	Workers() []fleet.Worker
+	Target() int
+	Events() []fleet.Event
+	Scale(n int) error
+	Kill(ctx context.Context, name string) error
+	Drain(name string) error
+}
+
+// Options are what the interface shows and who may use it. All but CookieName
+// are required.
+type Options struct {
+	// Token is what each request has to bring.
+	Token string
+	// CookieName is the cookie that carries the token in a browser. Cookies
+	// cross the ports of a host, so it should hold the port. If zero,
+	// "coatcheck-admin".
+	CookieName string
+	// Fleet is what is steered.
+	Fleet Fleet
+	// Balancer returns the state of the balancer in front of the fleet.
+	Balancer func() balancer.Status
+	// Store returns the state of the session store.
+	Store func(context.Context) Store
+}
+
+// Store is the state of the session store.
+type Store struct {
+	URL    string `json:"url"` // without credentials
+	Kind   string `json:"kind"`
+	Shared bool   `json:"shared"` // by all workers
+	// State is "ok", "unavailable", or "unknown" for a store that only its
+	// worker can reach.
+	State string `json:"state"`
+	Error string `json:"error,omitzero"`
+}
+
+// Worker is one worker in the answer of GET /api/fleet.
+type Worker struct {
+	Name     string      `json:"name"`
+	PID      int         `json:"pid"`
+	URL      string      `json:"url"`
+	State    fleet.State `json:"state"`
+	Requests uint64      `json:"requests"`
+	InFlight int         `json:"in_flight"`
+	Started  time.Time   `json:"started"`
+}
+
+// Status is the answer of GET /api/fleet.
+type Status struct {
+	Workers  []Worker        `json:"workers"`
+	Target   int             `json:"target"` // how many workers are kept
+	Balancer balancer.Status `json:"balancer"`
+	Store    Store           `json:"store"`
+}
+
+type handler struct{ opts Options }
+
+// New returns the handler of the interface. It panics if the token is empty.
+func New(opts Options) http.Handler {
+	h := &handler{opts: opts}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", h.page)
+	mux.HandleFunc("GET /api/fleet", h.getFleet)
+	mux.HandleFunc("GET /api/events", h.getEvents)
+	mux.HandleFunc("POST /api/fleet/scale", h.postScale)
+	mux.HandleFunc("POST /api/fleet/workers/{name}/kill", h.postKill)
+	mux.HandleFunc("POST /api/fleet/workers/{name}/drain", h.postDrain)
+	mux.HandleFunc("POST /scale", h.formScale)
+	mux.HandleFunc("POST /workers/{name}/kill", h.formKill)
+	mux.HandleFunc("POST /workers/{name}/drain", h.formDrain)
+	return guard(opts.Token, opts.CookieName, mux)
+}
+
+// NewServer returns a server with limits for h, which [New] made.
+func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          log.New(logWriter{logger}, "", 0),
+	}
+}
+
+type logWriter struct{ logger *slog.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.logger.Warn("admin: " + string(b[:max(0, len(b)-1)]))
+	return len(b), nil
+}
+
+// CheckAddr returns an error that says what to do if addr, a host and port to
+// listen on, could be reached from other machines.
+func CheckAddr(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", addr)
+	}
+	if !loopback(host) {
+		return fmt.Errorf("%q can be reached from other machines, and whoever reaches the admin port can kill processes; use 127.0.0.1, and an SSH tunnel to come from elsewhere", addr)
+	}
+	return nil
+}
+
+// Listen listens on addr, and again refuses what is not loopback: a name could
+// resolve to anything.
+func Listen(addr string) (net.Listener, error) {
+	if err := CheckAddr(addr); err != nil {
+		return nil, err
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if a, ok := ln.Addr().(*net.TCPAddr); !ok || !a.IP.IsLoopback() {
+		return nil, errors.Join(fmt.Errorf("%q resolves to %v, which other machines can reach", addr, ln.Addr()), ln.Close())
+	}
+	return ln, nil
+}
+
+// status returns the answer of GET /api/fleet.
+func (h *handler) status(ctx context.Context) Status {
+	s := Status{
+		Workers:  []Worker{},
+		Target:   h.opts.Fleet.Target(),
+		Balancer: h.opts.Balancer(),
+		Store:    h.opts.Store(ctx),
+	}
+	upstreams := make(map[string]balancer.UpstreamStatus)
+	for _, u := range s.Balancer.Upstreams {
+		upstreams[u.Name] = u
+	}
+	for _, w := range h.opts.Fleet.Workers() {
+		u := upstreams[w.Name]
+		s.Workers = append(s.Workers, Worker{
+			Name: w.Name, PID: w.PID, URL: w.URL, State: w.State, Started: w.Started,
+			Requests: u.Requests, InFlight: u.InFlight,
+		})
+	}
+	return s
+}
+
+func (h *handler) getFleet(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, http.StatusOK, h.status(r.Context()))
+}
+
+func (h *handler) getEvents(w http.ResponseWriter, _ *http.Request) {
+	events := h.opts.Fleet.Events()
+	if events == nil {
+		events = []fleet.Event{}
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Events []fleet.Event `json:"events"`
+	}{events})
+}
+
+func (h *handler) postScale(w http.ResponseWriter, r *http.Request) {
+	n, err := readScale(w, r)
+	if err == nil {
+		err = h.opts.Fleet.Scale(n)
+	}
+	h.answer(w, r, err)
+}
+
+func (h *handler) postKill(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, h.opts.Fleet.Kill(r.Context(), r.PathValue("name")))
+}
+
+func (h *handler) postDrain(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, h.opts.Fleet.Drain(r.PathValue("name")))
+}
+
+// answer answers a change with the fleet as it is now, or with why it failed.
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, err error) {
+	if err != nil {
+		writeError(w, statusOf(err), err.Error())
+		return
+	}
+	writeJSON(w, http.StatusOK, h.status(r.Context()))
+}
+
+// badRequest is an error in what the client sent.
+type badRequest struct{ error }
+
+func statusOf(err error) int {
+	_, bad := errors.AsType[badRequest](err)
+	tooLarge := new(http.MaxBytesError)
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case bad, errors.Is(err, fleet.ErrCount):
+		return http.StatusBadRequest
+	case errors.Is(err, fleet.ErrUnknown):
+		return http.StatusNotFound
+	case errors.Is(err, fleet.ErrStopped):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// maxBody is far more than any request to this interface needs, in bytes.
+const maxBody = 4 << 10
+
+// readScale reads the body of POST /api/fleet/scale.
+func readScale(w http.ResponseWriter, r *http.Request) (int, error) {
+	if ct := r.Header.Get("Content-Type"); ct != "" {
+		// curl -d without -H says that it is a form; the body is JSON all the same.
+		mt, _, err := mime.ParseMediaType(ct)
+		if err != nil || mt != "application/json" && mt != "application/x-www-form-urlencoded" && mt != "text/plain" {
+			return 0, badRequest{errors.New("the body must be JSON")}
+		}
+	}
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	var body struct {
+		Workers *int `json:"workers"`
+	}
+	const want = `the body must be {"workers":N} with a whole number N`
+	if err := dec.Decode(&body); err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return 0, err
+		}
+		return 0, badRequest{errors.New(want)}
+	}
+	if body.Workers == nil {
+		return 0, badRequest{errors.New(want)}
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return 0, badRequest{errors.New(want + " and nothing after it")}
+	}
+	return *body.Workers, nil
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+func writeError(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, struct {
+		Error string `json:"error"`
+	}{message})
+}

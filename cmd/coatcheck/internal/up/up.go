@@ -1,0 +1,342 @@
+// Package up is the main job: a store, a fleet of workers over it, a balancer in
+// front of them and an admin interface beside them, started together and ended
+// together.
+package up
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/worker"
+	"github.com/coatcheck/coatcheck/session"
+)
+
+// Config is what the command line says.
+type Config struct {
+	Listen    string // of the balancer
+	Admin     string // of the admin interface; loopback
+	Workers   int
+	Store     storeurl.URL
+	NoMigrate bool   // refuse a missing schema instead of setting it up
+	TLSCert   string // files; both or none
+	TLSKey    string
+	// WorkerArgs are the arguments that make this binary a worker that takes its
+	// configuration from its parent.
+	WorkerArgs []string
+}
+
+// Ready is what there is to say when all workers are ready.
+type Ready struct {
+	Shop       string `json:"shop"`
+	Admin      string `json:"admin"`
+	AdminToken string `json:"admin_token"`
+	Workers    int    `json:"workers"`
+	Store      string `json:"store"`
+	Cookie     string `json:"cookie"`
+	Insecure   bool   `json:"insecure_cookie"`
+}
+
+// AdminLink returns the address that signs a browser in to the admin interface.
+func (r Ready) AdminLink() string { return r.Admin + "/?token=" + r.AdminToken }
+
+// drainTimeout bounds how long the requests in flight may take when all stops.
+const drainTimeout = 20 * time.Second
+
+// queueTimeout is how long a request waits for a worker when none is ready, as
+// when the only one was killed: a replacement takes a fraction of a second.
+const queueTimeout = 10 * time.Second
+
+// Validate returns what is wrong with the configuration on its face, as an error
+// that names the flag.
+func (c Config) Validate() error {
+	if c.Workers < 1 || c.Workers > fleet.MaxWorkers {
+		return fmt.Errorf("--workers: %w", fleet.ErrCount)
+	}
+	if err := c.checkShared(c.Workers); err != nil {
+		return fmt.Errorf("--store: %w", err)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("--tls-cert and --tls-key go together: give both or none")
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("--listen: %q is not host:port, as 127.0.0.1:8080", c.Listen)
+	}
+	if err := admin.CheckAddr(c.Admin); err != nil {
+		return fmt.Errorf("--admin: %w", err)
+	}
+	return nil
+}
+
+func (c Config) checkShared(workers int) error {
+	if workers > 1 && !c.Store.Shared() {
+		return fmt.Errorf("%v is the memory of one process: the other workers would not know its sessions, and visitors would lose theirs with every request; use one worker, or a store that they share: sqlite:PATH", c.Store)
+	}
+	return nil
+}
+
+// Run starts everything, calls ready when all workers are, and serves until
+// polite ends; then it drains and stops everything. When now ends, it kills the
+// workers and returns the context's cause. In both cases it leaves nothing behind.
+func Run(polite, now context.Context, c Config, out *console.Console, logger *slog.Logger, ready func(Ready) error) (err error) {
+	front, err := listen("--listen", c.Listen, net.Listen)
+	if err != nil {
+		return err
+	}
+	defer front.Close()
+	side, err := listen("--admin", c.Admin, func(_, addr string) (net.Listener, error) { return admin.Listen(addr) })
+	if err != nil {
+		return err
+	}
+	defer side.Close()
+
+	var certificates []tls.Certificate
+	if c.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+		if err != nil {
+			return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
+		certificates = []tls.Certificate{cert}
+	}
+
+	st, err := openStore(polite, c, logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.close()) }()
+
+	secret, token := rand.Text(), rand.Text() // 130 bits each
+	cookie, insecure := "__Host-session", false
+	if certificates == nil {
+		// Cookies cross the ports of a host.
+		cookie, insecure = "session-"+port(front), true
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("workers are this binary, but where is it? %w", err)
+	}
+	bal := balancer.New(&balancer.Options{Secret: secret, Logger: logger, QueueTimeout: queueTimeout})
+	workers := fleet.New(bal, func(name string) (*exec.Cmd, any) {
+		return exec.Command(self, c.WorkerArgs...), worker.Config{
+			Name:           name,
+			Listen:         "127.0.0.1:0",
+			Store:          c.Store.Raw(),
+			VerifyOnly:     true, // the parent has set it up
+			Sweep:          !c.Store.Shared(),
+			Secret:         secret,
+			InsecureCookie: insecure,
+			InsecureName:   cookie,
+			DrainTimeout:   drainTimeout,
+		}
+	}, &fleet.Options{Output: out, Logger: logger, DrainTimeout: drainTimeout})
+	defer workers.Kill9() // nothing is left behind, whatever happens
+
+	checking, stopChecks := context.WithCancel(context.Background())
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		bal.Run(checking)
+	}()
+	defer func() { stopChecks(); <-checked }()
+
+	if err := workers.Start(polite, c.Workers); err != nil {
+		if polite.Err() != nil {
+			return fmt.Errorf("stopped before the workers were ready: %w", context.Cause(polite))
+		}
+		return err
+	}
+
+	frontServer := balancer.NewServer(bal, logger)
+	frontServer.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
+	sideServer := admin.NewServer(admin.New(admin.Options{
+		Token:      token,
+		CookieName: "coatcheck-admin-" + port(side),
+		Fleet:      limited{workers, c},
+		Balancer:   bal.Status,
+		Store:      st.status,
+	}), logger)
+	served := make(chan error, 2)
+	go func() {
+		if certificates != nil {
+			served <- frontServer.ServeTLS(balancer.Listener(front), "", "")
+		} else {
+			served <- frontServer.Serve(balancer.Listener(front))
+		}
+	}()
+	go func() { served <- sideServer.Serve(side) }()
+	defer frontServer.Close()
+	defer sideServer.Close()
+
+	r := Ready{
+		Shop:       shopURL(c.Listen, front, certificates != nil),
+		Admin:      "http://" + side.Addr().String(),
+		AdminToken: token,
+		Workers:    c.Workers,
+		Store:      c.Store.String(),
+		Cookie:     cookie,
+		Insecure:   insecure,
+	}
+	if err := ready(r); err != nil {
+		return err
+	}
+	stopStatus := showStatus(out, r, workers, bal)
+	defer stopStatus()
+
+	select {
+	case err = <-served:
+		err = fmt.Errorf("serve: %w", err)
+	case <-polite.Done():
+	}
+	stopStatus()
+	return errors.Join(err, shutDown(now, frontServer, workers, bal, logger))
+}
+
+// shutDown lets the requests in flight finish and ends the workers.
+func shutDown(now context.Context, front *http.Server, workers *fleet.Fleet, bal *balancer.Balancer, logger *slog.Logger) error {
+	if now.Err() != nil {
+		return context.Cause(now)
+	}
+	ctx, cancel := context.WithTimeout(now, drainTimeout)
+	defer cancel()
+	logger.Info("draining; interrupt again to stop at once", "in_flight", bal.Status().InFlight)
+	var problem error
+	if err := front.Shutdown(ctx); err != nil {
+		problem = fmt.Errorf("%d requests were still in flight after %v and were cut off", bal.Status().InFlight, drainTimeout)
+	}
+	if err := workers.Shutdown(ctx); err != nil && problem == nil {
+		problem = err
+	}
+	if now.Err() != nil {
+		return context.Cause(now)
+	}
+	if problem == nil {
+		logger.Info("stopped")
+	}
+	return problem
+}
+
+// listen listens for the flag.
+func listen(flag, addr string, listen func(network, addr string) (net.Listener, error)) (net.Listener, error) {
+	ln, err := listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w; choose another address, or port 0 for a free one", flag, addr, err)
+	}
+	return ln, nil
+}
+
+func port(ln net.Listener) string {
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return "0"
+	}
+	return port
+}
+
+// shopURL returns an address of the shop that works on this machine. A host that
+// the user has named stays, for a certificate may be for that name.
+func shopURL(flag string, ln net.Listener, secure bool) string {
+	scheme := "http"
+	if secure {
+		scheme = "https"
+	}
+	host, _, err := net.SplitHostPort(flag)
+	if a, perr := netip.ParseAddr(host); err != nil || host == "" || perr == nil && a.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port(ln))
+}
+
+// limited is a fleet that does not grow past what its store can serve.
+type limited struct {
+	*fleet.Fleet
+	config Config
+}
+
+func (l limited) Scale(n int) error {
+	if n <= fleet.MaxWorkers {
+		if err := l.config.checkShared(n); err != nil {
+			return countError{err}
+		}
+	}
+	return l.Fleet.Scale(n)
+}
+
+// countError is a [fleet.ErrCount] with a reason of its own.
+type countError struct{ error }
+
+func (countError) Is(target error) bool { return target == fleet.ErrCount }
+
+// parentStore is the store as the parent uses it: to set it up, to sweep it and
+// to see whether it answers. A store in memory is its worker's alone.
+type parentStore struct {
+	url     storeurl.URL
+	opened  *storeurl.Opened
+	manager *session.Manager
+	stop    func()
+}
+
+func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore, error) {
+	p := &parentStore{url: c.Store}
+	if !c.Store.Shared() {
+		return p, nil
+	}
+	var err error
+	if p.opened, err = c.Store.Open(!c.NoMigrate); err != nil {
+		return nil, err
+	}
+	migrated, err := p.opened.Prepare(ctx, c.NoMigrate)
+	if err != nil {
+		if c.NoMigrate {
+			err = fmt.Errorf("%w; leave out --no-migrate to have it set up", err)
+		}
+		return nil, errors.Join(err, p.opened.Close())
+	}
+	if migrated {
+		logger.Info("set up the session store", "store", c.Store)
+	}
+	if p.manager, err = session.New(p.opened.Store, &session.Options{Logger: logger}); err != nil {
+		return nil, errors.Join(err, p.opened.Close())
+	}
+	sweeping, cancel := context.WithCancel(context.Background())
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		_ = p.manager.Run(sweeping) // only ever the context's error
+	}()
+	p.stop = func() { cancel(); <-swept }
+	return p, nil
+}
+
+func (p *parentStore) close() error {
+	if p.opened == nil {
+		return nil
+	}
+	p.stop()
+	return p.opened.Close()
+}
+
+func (p *parentStore) status(ctx context.Context) admin.Store {
+	s := admin.Store{URL: p.url.String(), Kind: p.url.Kind(), Shared: p.url.Shared(), State: "unknown"}
+	if p.manager == nil {
+		return s
+	}
+	s.State = "ok"
+	if err := p.manager.Ping(ctx); err != nil {
+		s.State, s.Error = "unavailable", err.Error()
+	}
+	return s
+}

@@ -1,0 +1,187 @@
+// Package worker runs one web server over a session store: a worker of `coatcheck
+// up`, or `coatcheck serve` behind any other balancer.
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
+	"github.com/coatcheck/coatcheck/session"
+)
+
+// Config is what a worker needs to know. The parent of a fleet hands it over as
+// JSON (see package handover), for it may hold secrets.
+type Config struct {
+	// Name is the server's name in X-Served-By. If zero, the name of the machine
+	// and the port.
+	Name string
+	// Listen is the address to listen on.
+	Listen string
+	// Store is the store's URL, as from [storeurl.URL.Raw].
+	Store string
+	// VerifyOnly refuses a store whose schema is missing instead of setting it up.
+	VerifyOnly bool
+	// Sweep removes expired sessions. In a fleet the parent does that.
+	Sweep bool
+	// Secret, if not "", is what a request must carry to be answered (see
+	// [balancer.RequireSecret]), and X-Forwarded-* are trusted.
+	Secret string
+	// InsecureCookie is the development cookie, for plain HTTP, under the name
+	// InsecureName or, if zero, the default one.
+	InsecureCookie bool
+	InsecureName   string
+	// DrainDelay is how long the worker goes on as before, but for its
+	// readiness, when it is asked to stop, for balancers that need time to notice.
+	DrainDelay time.Duration
+	// DrainTimeout bounds the wait for requests in flight after that.
+	DrainTimeout time.Duration
+}
+
+// Site is what an app is told about the worker that it runs in.
+type Site struct {
+	Name string
+	// Draining reports whether the worker is about to stop: /readyz is then 503.
+	Draining func() bool
+	// Forwarded: X-Forwarded-* come from our own balancer and can be trusted.
+	Forwarded bool
+	Logger    *slog.Logger
+}
+
+// App makes the web app that a worker serves. Its GET /readyz must not answer 2xx
+// while the site is draining.
+type App func(*session.Manager, Site) (http.Handler, error)
+
+// Ready is what there is to say of a worker that can serve.
+type Ready struct {
+	Name     string
+	URL      string
+	Cookie   string // its name
+	Store    storeurl.URL
+	Migrated bool // the store's schema was missing or old, and was set up
+}
+
+// Run serves the app until polite ends, then lets the requests in flight finish;
+// when now ends, it stops at once and returns the context's cause. It calls ready
+// when it can serve.
+func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, ready func(Ready) error) (err error) {
+	u, err := storeurl.Parse(c.Store)
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", c.Listen, err)
+	}
+	defer ln.Close()
+	opened, err := u.Open(!c.VerifyOnly)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	migrated, err := opened.Prepare(polite, c.VerifyOnly)
+	if err != nil {
+		return err
+	}
+	cookie := "__Host-session"
+	if c.InsecureCookie {
+		cookie = cmp.Or(c.InsecureName, "session")
+	}
+	manager, err := session.New(opened.Store, &session.Options{
+		Cookie:         session.Cookie{Name: cookie},
+		InsecureCookie: c.InsecureCookie,
+		Logger:         logger,
+	})
+	if err != nil {
+		return err
+	}
+
+	name := c.Name
+	if name == "" {
+		name = defaultName(ln.Addr())
+	}
+	var draining atomic.Bool
+	h, err := app(manager, Site{
+		Name: name, Draining: draining.Load, Forwarded: c.Secret != "", Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	if c.Secret != "" {
+		h = balancer.RequireSecret(c.Secret, h)
+	}
+	srv := balancer.NewServer(h, logger)
+
+	if c.Sweep {
+		sweeping, stop := context.WithCancel(now)
+		swept := make(chan struct{})
+		go func() {
+			defer close(swept)
+			_ = manager.Run(sweeping) // only ever the context's error
+		}()
+		defer func() { stop(); <-swept }()
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	if err := ready(Ready{Name: name, URL: "http://" + ln.Addr().String(), Cookie: cookie, Store: u, Migrated: migrated}); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-polite.Done():
+	}
+	draining.Store(true)
+	if now.Err() == nil {
+		logger.Info("draining", "server", name)
+		wait(now, c.DrainDelay)
+	}
+	return drain(now, srv, c.DrainTimeout)
+}
+
+// drain lets the requests in flight finish, until now or the timeout ends them.
+func drain(now context.Context, srv *http.Server, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(now, timeout)
+	defer cancel()
+	err := srv.Shutdown(ctx)
+	if err == nil {
+		return nil
+	}
+	closeErr := srv.Close()
+	if now.Err() != nil {
+		return context.Cause(now)
+	}
+	return errors.Join(fmt.Errorf("requests were still in flight %v after the stop began, and were cut off", timeout), closeErr)
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+func defaultName(a net.Addr) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "server"
+	}
+	_, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return host
+	}
+	return host + "-" + port
+}

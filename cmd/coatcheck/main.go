@@ -1,0 +1,114 @@
+// Coatcheck runs a fleet of stateless web servers over a shared session store.
+//
+//	coatcheck up       a whole fleet on this machine: store, servers, balancer
+//	coatcheck serve    one server, for use behind any other balancer
+//
+// Its exit status is 0 if all went well, 1 if something failed, and 2 if the
+// command line makes no sense.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/alecthomas/kong"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
+	"golang.org/x/term"
+)
+
+// The exit statuses that scripts may rely on.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type commandLine struct {
+	JSON    bool             `help:"Print results and errors as JSON, one object a line."`
+	Version kong.VersionFlag `help:"Print the version and exit."`
+
+	Up    upCommand    `cmd:"" help:"Run a fleet on this machine: session store, web servers, balancer and admin interface."`
+	Serve serveCommand `cmd:"" help:"Run one web server alone, for use behind any other balancer."`
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	privateFiles()
+	var cl commandLine
+	parser, err := kong.New(
+		&cl,
+		kong.Name("coatcheck"),
+		kong.Description("A fleet of stateless web servers whose visitors never notice when one dies."),
+		kong.Vars{"version": version()},
+		kong.UsageOnError(),
+	)
+	if err != nil {
+		panic(err) // the definition above is wrong
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		complain(cl.JSON, fmt.Errorf("%w (see coatcheck --help)", err))
+		return exitUsage
+	}
+	out := console.New(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	p := &printer{
+		json:   cl.JSON,
+		stdout: os.Stdout,
+		stderr: out,
+		logger: slog.New(slog.NewTextHandler(out, nil)),
+	}
+	if err := kctx.Run(p); err != nil {
+		if _, reported := errors.AsType[reportedError](err); !reported {
+			complain(cl.JSON, err)
+		}
+		return exitFailed
+	}
+	return exitOK
+}
+
+// printer is where the commands write to: results to standard output, all else
+// to standard error.
+type printer struct {
+	json   bool
+	stdout io.Writer
+	stderr *console.Console
+	logger *slog.Logger
+}
+
+// result prints what a command was asked for, in one line: v if it is to be
+// JSON, else text.
+func (p *printer) result(v any, text string) error {
+	if !p.json {
+		_, err := fmt.Fprintln(p.stdout, text)
+		return err
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s\n", b)
+	return err
+}
+
+// complain says on standard error why the command failed.
+func complain(asJSON bool, err error) {
+	if asJSON {
+		b, _ := json.Marshal(map[string]string{"error": err.Error()}) // strings always marshal
+		fmt.Fprintf(os.Stderr, "%s\n", b)
+		return
+	}
+	fmt.Fprintf(os.Stderr, "coatcheck: %v\n", err)
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/stop"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/up"
+)
+
+type upCommand struct {
+	Listen    string `help:"Address of the shop. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Admin     string `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
+	Workers   int    `help:"How many web servers to keep. Default: ${default}." default:"3" placeholder:"N"`
+	Store     string `help:"Where sessions are kept: sqlite:PATH, or memory: for one worker. The default is a SQLite file in the user's cache folder." placeholder:"URL"`
+	NoMigrate bool   `help:"Refuse a store whose schema is missing instead of setting it up."`
+	TLSCert   string `name:"tls-cert" help:"Certificate chain in PEM; the shop is then HTTPS and its cookie the strict one." placeholder:"FILE"`
+	TLSKey    string `name:"tls-key" help:"Private key of the certificate in PEM." placeholder:"FILE"`
+
+	config up.Config
+}
+
+// Validate is called by kong; its errors are errors of usage.
+func (c *upCommand) Validate() error {
+	u, err := storeurl.Parse(c.Store)
+	if err != nil {
+		return fmt.Errorf("--store: %w", err)
+	}
+	c.config = up.Config{
+		Listen:     c.Listen,
+		Admin:      c.Admin,
+		Workers:    c.Workers,
+		Store:      u,
+		NoMigrate:  c.NoMigrate,
+		TLSCert:    c.TLSCert,
+		TLSKey:     c.TLSKey,
+		WorkerArgs: []string{"serve", "--supervised"},
+	}
+	return c.config.Validate()
+}
+
+// Run is called by kong.
+func (c *upCommand) Run(p *printer) error {
+	polite, now, release := stop.Notify(context.Background())
+	defer release()
+	return up.Run(polite, now, c.config, p.stderr, p.logger, func(r up.Ready) error {
+		workers := "workers"
+		if r.Workers == 1 {
+			workers = "worker"
+		}
+		return p.result(r, fmt.Sprintf("%d %s ready: shop %s admin %s", r.Workers, workers, r.Shop, r.AdminLink()))
+	})
+}
