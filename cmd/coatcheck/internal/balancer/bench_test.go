@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"testing"
 )
@@ -15,6 +17,20 @@ func BenchmarkRequest(b *testing.B) {
 		s := httptest.NewServer(h)
 		defer s.Close()
 		load(b, s.URL)
+	})
+	b.Run("bare ReverseProxy", func(b *testing.B) {
+		s := httptest.NewServer(h)
+		defer s.Close()
+		target, err := url.Parse(s.URL)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p := httptest.NewServer(&httputil.ReverseProxy{
+			Rewrite:   func(pr *httputil.ProxyRequest) { pr.SetURL(target) },
+			Transport: &http.Transport{MaxIdleConnsPerHost: 512},
+		})
+		defer p.Close()
+		load(b, p.URL)
 	})
 	b.Run("balanced", func(b *testing.B) {
 		lb := newBalancer(Options{Secret: "s"})

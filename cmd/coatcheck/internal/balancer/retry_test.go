@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -98,13 +99,13 @@ func TestUnsafeRequestIsNeverDeliveredTwice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(Options{})
 			// The first request leaves a connection in the pool: http.Transport replays on reused ones only.
-			var keys []string
+			keys := make(chan string, 10)
 			base, delivered := rawWorker(t, func(n int64, r *http.Request, c net.Conn) bool {
 				if n == 1 {
 					_, _ = io.WriteString(c, okResponse)
 					return true
 				}
-				keys = append(keys, r.Header.Get("Idempotency-Key")+r.Header.Get("X-Idempotency-Key"))
+				keys <- r.Header.Get("Idempotency-Key") + r.Header.Get("X-Idempotency-Key")
 				return false
 			})
 			add(t, b, "breaks", base)
@@ -137,8 +138,8 @@ func TestUnsafeRequestIsNeverDeliveredTwice(t *testing.T) {
 			if n := delivered.Load() - 1 + reached.Load(); n != 1 {
 				t.Errorf("the request was delivered %d times", n)
 			}
-			if c.mod != nil && (len(keys) == 0 || keys[0] != "k") {
-				t.Errorf("the worker must still see the key: %q", keys)
+			if key := <-keys; c.mod != nil && key != "k" {
+				t.Errorf("the worker must still see the key: %q", key)
 			}
 			if s := b.Status(); s.Unrepeatable != 1 {
 				t.Errorf("unrepeatable is %d, want 1", s.Unrepeatable)
@@ -216,13 +217,68 @@ func TestHungUpSeesWhatTheTransportHasNotReadYet(t *testing.T) {
 		t.Error("an idle connection is not dead")
 	}
 	server.Close()
-	if !c.canPeek() {
+	if !peekSupported {
 		t.Skip("this system cannot peek")
 	}
 	eventually(t, "the end of the connection is seen", c.hungUp)
 }
 
-func (c *conn) canPeek() bool { _, ok := c.Conn.(syscall.Conn); return ok && peekSupported }
+// A deafConn does not hear that the other side has hung up, like http.Transport before its reading goroutine gets its turn.
+type deafConn struct {
+	*net.TCPConn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *deafConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	if err != nil {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, nil
+}
+
+func (c *deafConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.TCPConn.Close()
+}
+
+func TestRequestIsNotWrittenToAnUpstreamThatHungUp(t *testing.T) {
+	if !peekSupported {
+		t.Skip("this system cannot peek")
+	}
+	b := newBalancer(Options{})
+	conns := make(chan net.Conn, 10)
+	direct := b.dial
+	b.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := direct(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		deaf := &deafConn{TCPConn: c.(*net.TCPConn), closed: make(chan struct{})}
+		conns <- deaf
+		return deaf, nil
+	}
+	base, delivered := rawWorker(t, func(_ int64, _ *http.Request, c net.Conn) bool {
+		_, _ = io.WriteString(c, okResponse)
+		return false // without having said so
+	})
+	add(t, b, "a", base)
+	visitor := front(t, b)
+	for i, body := range []io.Reader{nil, strings.NewReader("form")} {
+		get(t, visitor)
+		eventually(t, "the pooled connection's end has arrived", (&conn{Conn: <-conns}).hungUp)
+		if a := do(t, request(t, http.MethodPost, visitor, body)); a.status != http.StatusOK {
+			t.Errorf("a POST on a pooled connection that is known to be dead failed: %d", a.status)
+		}
+		if n := delivered.Load(); n != int64(2*i+2) {
+			t.Errorf("%d requests were delivered, want %d", n, 2*i+2)
+		}
+		eventually(t, "the second connection's end has arrived", (&conn{Conn: <-conns}).hungUp)
+		b.ring[0].transport.CloseIdleConnections()
+	}
+}
 
 func TestHungUpDoesNotWaitForTheTransportsReader(t *testing.T) {
 	b := newBalancer(Options{})

@@ -24,6 +24,7 @@ func limitSlowBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
 			sb := &slowBody{ReadCloser: r.Body, rc: http.NewResponseController(w), budget: slowGrace}
+			defer sb.end()
 			r2 := *r
 			r2.Body = sb
 			r = &r2
@@ -35,12 +36,15 @@ func limitSlowBody(next http.Handler) http.Handler {
 type slowBody struct {
 	io.ReadCloser
 	rc     *http.ResponseController
-	budget time.Duration
+	budget time.Duration // used by Read alone
+
+	mu    sync.Mutex
+	ended bool
 }
 
 func (b *slowBody) Read(p []byte) (int, error) {
 	began := time.Now()
-	if err := b.rc.SetReadDeadline(began.Add(b.budget)); err != nil {
+	if err := b.deadline(began.Add(b.budget)); err != nil {
 		return b.ReadCloser.Read(p) // a ResponseWriter that is not a server's
 	}
 	n, err := b.ReadCloser.Read(p)
@@ -48,9 +52,26 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	b.budget = min(b.budget, slowGrace)
 	if err == nil || err == io.EOF {
 		// The server goes on reading in the background to notice when the client leaves, and must not meet this deadline then.
-		_ = b.rc.SetReadDeadline(time.Time{})
+		_ = b.deadline(time.Time{})
 	}
 	return n, err
+}
+
+// deadline leaves the connection alone once the handler has returned: a transport's goroutine may still be in Read then, and the deadline is
+// the server's, for the next request.
+func (b *slowBody) deadline(t time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return nil
+	}
+	return b.rc.SetReadDeadline(t)
+}
+
+func (b *slowBody) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
 }
 
 // Listener returns l with protection from clients that read their response too slowly or not at all: a connection is cut when a write to it

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"testing"
 )
@@ -299,9 +301,18 @@ func TestTrailersAndEarlyHintsPass(t *testing.T) {
 		_, _ = io.WriteString(w, "body")
 		w.Header().Set("X-Sum", "42")
 	})
-	resp, err := http.Get(front(t, b))
+	var hint string
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+		hint = h.Get("Link")
+		return nil
+	}}
+	req := request(t, http.MethodGet, front(t, b), nil)
+	resp, err := http.DefaultTransport.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if hint == "" {
+		t.Error("the early hint did not pass")
 	}
 	defer resp.Body.Close()
 	if _, err := io.ReadAll(resp.Body); err != nil {
