@@ -18,6 +18,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
@@ -96,8 +97,32 @@ func New(opts Options) http.Handler {
 	mux.HandleFunc("POST /scale", h.formScale)
 	mux.HandleFunc("POST /workers/{name}/kill", h.formKill)
 	mux.HandleFunc("POST /workers/{name}/drain", h.formDrain)
-	return guard(opts.Token, opts.CookieName, mux)
+	return guard(opts.Token, opts.CookieName, jsonErrors(mux))
 }
+
+// jsonErrors answers what the mux does not know in JSON, too.
+func jsonErrors(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r) // not h: the mux sets the path values
+			return
+		}
+		e := &errorWriter{header: w.Header()}
+		h.ServeHTTP(e, r)
+		writeError(w, e.status, strings.ToLower(http.StatusText(e.status)))
+	})
+}
+
+// errorWriter keeps the header and the status of an answer, not its body.
+type errorWriter struct {
+	header http.Header
+	status int
+}
+
+func (e *errorWriter) Header() http.Header         { return e.header }
+func (e *errorWriter) WriteHeader(status int)      { e.status = status }
+func (e *errorWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 // NewServer returns a server with limits for h, which [New] made.
 func NewServer(h http.Handler, logger *slog.Logger) *http.Server {

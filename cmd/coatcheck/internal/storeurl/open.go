@@ -64,8 +64,8 @@ func (u URL) openSQLite(create bool) (*Opened, error) {
 	}, nil
 }
 
-// file makes sure that the database's file is there. SQLite gives the files that
-// it puts beside it the same permissions.
+// file makes sure that the database's file is there. The permissions of the files
+// that the driver puts beside it are the process's umask's affair.
 func (u URL) file(create bool) error {
 	dir := filepath.Dir(u.path)
 	if create && u.private {
