@@ -1,0 +1,192 @@
+// Package shop is a small web shop that keeps nothing between two requests: any
+// server of a fleet can answer any of them. It is what `coatcheck up` serves,
+// and shows how an app uses package session.
+package shop
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+
+	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store"
+)
+
+// Options configures a shop. The zero value is one for HTTPS.
+type Options struct {
+	// CookieName is the name of the session cookie. If zero, it is
+	// "__Host-session", or "session" if it is insecure.
+	CookieName string
+
+	// InsecureCookie, if true, lets the cookies travel over plain HTTP, for
+	// development. If false, browsers send them over HTTPS only.
+	InsecureCookie bool
+
+	// Draining reports whether the server is about to stop: GET /readyz is then
+	// 503. If nil, it never is.
+	Draining func() bool
+
+	// Logger receives warnings and errors. If nil, slog.Default().
+	Logger *slog.Logger
+}
+
+// serverName keeps a name harmless in a header, in a cookie and in a page.
+var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// New returns the shop as the server of that name serves it, with its sessions
+// in st. The shops over one store are one shop. The name is what X-Served-By
+// says.
+func New(st store.Store, name string, opts *Options) (http.Handler, error) {
+	if !serverName.MatchString(name) {
+		return nil, fmt.Errorf("shop: %q cannot be a server's name; use 1 to 64 letters, digits, dots, dashes and underscores", name)
+	}
+	if opts == nil {
+		opts = &Options{}
+	}
+	s := &shop{name: name, draining: opts.Draining, logger: opts.Logger}
+	if s.draining == nil {
+		s.draining = func() bool { return false }
+	}
+	if s.logger == nil {
+		s.logger = slog.Default()
+	}
+	var err error
+	s.sessions, err = session.New(st, &session.Options{
+		Cookie:         session.Cookie{Name: opts.CookieName},
+		InsecureCookie: opts.InsecureCookie,
+		Skip:           isHealthCheck,
+		Logout:         isLogout,
+		ErrorHandler:   s.answerSessionError,
+		Logger:         s.logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("shop: %w", err)
+	}
+	s.trail = newTrail(name, opts.CookieName, opts.InsecureCookie)
+	return s.handler(), nil
+}
+
+type shop struct {
+	name     string
+	sessions *session.Manager
+	trail    trail
+	draining func() bool
+	logger   *slog.Logger
+}
+
+const (
+	pathHealth = "/healthz"
+	pathReady  = "/readyz"
+	pathLogout = "/logout"
+)
+
+func isHealthCheck(r *http.Request) bool {
+	return r.URL.Path == pathHealth || r.URL.Path == pathReady
+}
+
+func isLogout(r *http.Request) bool {
+	return r.Method == http.MethodPost && r.URL.Path == pathLogout
+}
+
+func (s *shop) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathHealth, s.health)
+	mux.HandleFunc("GET "+pathReady, s.ready)
+	for pattern, h := range map[string]handler{
+		"GET /{$}":                     s.front,
+		"GET /api/session":             s.apiSession,
+		"POST /cart":                   s.addToCart,
+		"POST /login":                  s.login,
+		"POST " + pathLogout:           s.logout,
+		"GET /sessions":                s.devices,
+		"POST /sessions/revoke":        s.revoke,
+		"POST /sessions/revoke-others": s.revokeOthers,
+	} {
+		mux.Handle(pattern, s.with(h))
+	}
+
+	// Outside of the sessions: a page of another site may not even end one.
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.answerError(w, r, http.StatusForbidden, "This form was sent from another site, so nothing was done.")
+	}))
+	h := sameOrigin.Handler(s.sessions.Handler(s.explain(mux)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.setHeaders(w.Header())
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *shop) setHeaders(h http.Header) {
+	h.Set("X-Served-By", s.name)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", contentSecurityPolicy)
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	// Not no-referrer: with that, browsers send "Origin: null" with our own
+	// forms, and over plain HTTP there is no Sec-Fetch-Site to tell that they are
+	// ours.
+	h.Set("Referrer-Policy", "same-origin")
+	// Every answer names its server and most belong to one visitor.
+	h.Set("Cache-Control", "no-store")
+}
+
+// handler answers a request or returns why it cannot: a *refusal if it is the
+// visitor's to mend, or an error of package session.
+type handler func(http.ResponseWriter, *http.Request, *session.Session) error
+
+func (s *shop) with(h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.sessions.From(r.Context())
+		err := h(w, r, sess)
+		if err == nil {
+			return
+		}
+		if no, ok := errors.AsType[*refusal](err); ok {
+			s.refuse(w, r, sess, no)
+			return
+		}
+		if session.StatusCode(err) >= http.StatusInternalServerError {
+			s.logger.ErrorContext(r.Context(), "shop: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		s.sessions.HandleError(w, r, err)
+	})
+}
+
+// explain answers what the mux has no route for, in the format of all the other
+// errors.
+func (s *shop) explain(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r) // sets what the pattern matched, as h would not
+			return
+		}
+		no := statusOnly{header: http.Header{}}
+		h.ServeHTTP(&no, r)
+		if allow := no.header.Get("Allow"); allow != "" {
+			w.Header().Set("Allow", allow)
+		}
+		text := "There is nothing at this address."
+		if no.status == http.StatusMethodNotAllowed {
+			text = "This address does not answer " + r.Method + " requests."
+		}
+		s.answerError(w, r, no.status, text)
+	})
+}
+
+// statusOnly keeps the status and the header of an answer.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }
+func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
+
+// equal compares in a time that does not tell where the strings differ.
+func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
