@@ -167,8 +167,8 @@ type slowPost struct {
 	rest string
 }
 
-// startSlowPost sends the head and most of the body of a form, more than any
-// buffer on the way holds back.
+// startSlowPost sends the head and most of the body of a form, more than the
+// buffers on the way hold back.
 func startSlowPost(t *testing.T, u *uptest.Up) *slowPost {
 	t.Helper()
 	shop, err := url.Parse(u.Shop)
@@ -180,7 +180,7 @@ func startSlowPost(t *testing.T, u *uptest.Up) *slowPost {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	body := "sku=apple&qty=1&pad=" + strings.Repeat("x", 32<<10)
+	body := "sku=apple&qty=1&pad=" + strings.Repeat("x", 12<<10)
 	p := &slowPost{t: t, conn: conn, rest: body[len(body)-1:]}
 	_, err = fmt.Fprintf(conn, "POST /cart HTTP/1.1\r\nHost: %s\r\nAccept: application/json\r\n"+
 		"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",

@@ -17,6 +17,7 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store"
 )
 
 // Config is what a worker needs to know. The parent of a fleet hands it over as
@@ -34,7 +35,7 @@ type Config struct {
 	// Sweep removes expired sessions. In a fleet the parent does that.
 	Sweep bool
 	// Secret, if not "", is what a request must carry to be answered (see
-	// [balancer.RequireSecret]), and X-Forwarded-* are trusted.
+	// [balancer.RequireSecret]).
 	Secret string
 	// InsecureCookie is the development cookie, for plain HTTP, under the name
 	// InsecureName or, if zero, the default one.
@@ -49,17 +50,17 @@ type Config struct {
 
 // Site is what an app is told about the worker that it runs in.
 type Site struct {
-	Name string
+	Name           string
+	CookieName     string
+	InsecureCookie bool
 	// Draining reports whether the worker is about to stop: /readyz is then 503.
 	Draining func() bool
-	// Forwarded: X-Forwarded-* come from our own balancer and can be trusted.
-	Forwarded bool
-	Logger    *slog.Logger
+	Logger   *slog.Logger
 }
 
-// App makes the web app that a worker serves. Its GET /readyz must not answer 2xx
-// while the site is draining.
-type App func(*session.Manager, Site) (http.Handler, error)
+// App makes the web app that a worker serves, with its sessions in the store. Its
+// GET /readyz must not answer 2xx while the site is draining.
+type App func(store.Store, Site) (http.Handler, error)
 
 // Ready is what there is to say of a worker that can serve.
 type Ready struct {
@@ -96,22 +97,14 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	if c.InsecureCookie {
 		cookie = cmp.Or(c.InsecureName, "session")
 	}
-	manager, err := session.New(opened.Store, &session.Options{
-		Cookie:         session.Cookie{Name: cookie},
-		InsecureCookie: c.InsecureCookie,
-		Logger:         logger,
-	})
-	if err != nil {
-		return err
-	}
 
 	name := c.Name
 	if name == "" {
 		name = defaultName(ln.Addr())
 	}
 	var draining atomic.Bool
-	h, err := app(manager, Site{
-		Name: name, Draining: draining.Load, Forwarded: c.Secret != "", Logger: logger,
+	h, err := app(opened.Store, Site{
+		Name: name, CookieName: cookie, InsecureCookie: c.InsecureCookie, Draining: draining.Load, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -122,6 +115,10 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	srv := balancer.NewServer(h, logger)
 
 	if c.Sweep {
+		manager, err := session.New(opened.Store, &session.Options{Logger: logger})
+		if err != nil {
+			return err
+		}
 		sweeping, stop := context.WithCancel(now)
 		swept := make(chan struct{})
 		go func() {
@@ -154,13 +151,13 @@ func drain(now context.Context, srv *http.Server, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(now, timeout)
 	defer cancel()
 	err := srv.Shutdown(ctx)
+	if now.Err() != nil {
+		return errors.Join(context.Cause(now), srv.Close())
+	}
 	if err == nil {
 		return nil
 	}
 	closeErr := srv.Close()
-	if now.Err() != nil {
-		return context.Cause(now)
-	}
 	return errors.Join(fmt.Errorf("requests were still in flight %v after the stop began, and were cut off", timeout), closeErr)
 }
 
