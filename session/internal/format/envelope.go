@@ -125,9 +125,9 @@ func Open(id ID, k store.Key, r store.Record, allowPlain bool) ([]byte, error) {
 }
 
 // Same reports whether two records hold the same write, by the nonce that every
-// write begins with.
+// write begins with. A marker has none; there it counts where it leads.
 func Same(a, b store.Record) bool {
-	return a.Version == b.Version && bytes.Equal(a.Data, b.Data)
+	return a.Version == b.Version && a.Next == b.Next && bytes.Equal(a.Data, b.Data)
 }
 
 func newAEAD(id ID) cipher.AEAD {
