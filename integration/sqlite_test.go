@@ -48,13 +48,12 @@ func sqliteStore(t testing.TB, path string) (*sql.DB, *sqlstore.Store) {
 
 // sqliteConfig makes stores on files of their own, each by way of open.
 func sqliteConfig(open func(t testing.TB, path string) (*sql.DB, *sqlstore.Store)) storetest.Config {
-	var paths, dbs sync.Map // by store
+	var paths sync.Map // by store
 	return storetest.Config{
 		New: func(t *testing.T) store.Store {
 			path := filepath.Join(t.TempDir(), "sessions.db")
-			db, s := open(t, path)
+			_, s := open(t, path)
 			paths.Store(s, path)
-			dbs.Store(s, db)
 			return s
 		},
 		Second: func(t *testing.T, s store.Store) store.Store {
@@ -64,9 +63,10 @@ func sqliteConfig(open func(t testing.TB, path string) (*sql.DB, *sqlstore.Store
 		},
 		MaxData: 16 << 20,
 		Count: func(t *testing.T, s store.Store) int {
-			db, _ := dbs.Load(s)
+			path, _ := paths.Load(s)
+			db, _ := sqliteStore(t, path.(string))
 			var n int
-			if err := db.(*sql.DB).QueryRow(`SELECT count(*) FROM coatcheck_sessions`).Scan(&n); err != nil {
+			if err := db.QueryRow(`SELECT count(*) FROM coatcheck_sessions`).Scan(&n); err != nil {
 				t.Fatal(err)
 			}
 			return n
