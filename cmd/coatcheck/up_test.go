@@ -13,8 +13,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -301,6 +303,30 @@ func TestInterruptLeavesNothingBehind(t *testing.T) {
 			}
 			if left, _ := os.ReadDir(dir); len(left) != 1 {
 				t.Errorf("beside the database %v was left", left)
+			}
+		})
+	}
+}
+
+// An interrupt may come at any moment of the start.
+func TestInterruptDuringTheStartLeavesNothingBehind(t *testing.T) {
+	started := regexp.MustCompile(`msg=started worker=\S+ detail="process (\d+)"`)
+	for _, moment := range []string{"", "set up the session store", "worker=worker-1", "worker=worker-3", "msg=ready"} {
+		t.Run(moment, func(t *testing.T) {
+			u := uptest.Launch(t)
+			uptest.Await(t, "the start got so far", func() bool { return moment == "" || strings.Contains(u.Stderr(), moment) })
+			u.Signal(os.Interrupt)
+			code := u.Wait()
+			// Before the signals are caught, the default action ends the process.
+			if ready := strings.Contains(u.RestOfStdout(), "shop"); code != 0 && ready || code == 0 && !ready {
+				t.Errorf("status %d, ready line printed: %v", code, ready)
+			}
+			for _, m := range started.FindAllStringSubmatch(u.Stderr(), -1) {
+				pid, err := strconv.Atoi(m[1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustBeGone(t, []int{pid})
 			}
 		})
 	}
