@@ -52,11 +52,7 @@ func (w *responseWriter) begin() error {
 		w.fail(err)
 		return w.failed
 	}
-	if s.private() {
-		if h := w.Header(); len(h["Cache-Control"]) == 0 {
-			h["Cache-Control"] = privateNoStore
-		}
-	}
+	s.finishHeader(w.Header())
 	return nil
 }
 
@@ -140,8 +136,9 @@ func (w *responseWriter) FlushError() error {
 	if err := w.begin(); err != nil {
 		return err
 	}
-	w.cookied = true
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	w.left(err)
+	return err
 }
 
 // Hijack commits the session and gives away the connection. It fails if that
@@ -151,10 +148,24 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	if !w.cookied && w.session.cookiePending() {
-		return nil, nil, fmt.Errorf("session: hijacking now would lose the session cookie; send the header with WriteHeader first, or change the session in an earlier request: %w", http.ErrNotSupported)
+		err := fmt.Errorf("session: hijacking now would lose the session cookie; send the header with WriteHeader first, or change the session in an earlier request: %w", http.ErrNotSupported)
+		w.left(err)
+		return nil, nil, err
+	}
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.left(err)
+	return conn, rw, err
+}
+
+// left notes that the header has left, unless err says that the server's writer
+// cannot do what was asked: then the handler does something else, before which
+// its changes are committed.
+func (w *responseWriter) left(err error) {
+	if !w.cookied && errors.Is(err, http.ErrNotSupported) {
+		w.began = false
+		return
 	}
 	w.cookied = true
-	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 
 // Unwrap lets [http.ResponseController] reach the server's own writer.

@@ -242,9 +242,14 @@ func (s *Session) cookiePending() bool {
 	return s.cookie != cookieKeep
 }
 
-// private reports whether the response may show what belongs to one owner.
-func (s *Session) private() bool {
+// finishHeader completes a header that is about to leave: with the cookie once
+// more, since a handler may have dropped it or set a caching policy after it,
+// and without a policy of the handler's with one for what belongs to one owner.
+func (s *Session) finishHeader(h http.Header) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.used && s.base.Owner != ""
+	s.putCookie(h)
+	if s.used && s.base.Owner != "" && len(h["Cache-Control"]) == 0 {
+		h["Cache-Control"] = privateNoStore
+	}
 }
