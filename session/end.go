@@ -7,9 +7,8 @@ import (
 	"github.com/coatcheck/coatcheck/store"
 )
 
-// Destroy ends the session, as at logout: its record is gone from the store
-// when it returns, for every server and for good, and the response clears the
-// cookie. Changes of this request are dropped. Values that are set afterwards
+// Destroy ends the session, as at logout: it is dead when Destroy returns, for
+// every server and for good, and the response clears the cookie. Changes of this request are dropped. Values that are set afterwards
 // begin a new session.
 //
 // It does its work before it returns, even if ctx is canceled, and a later
@@ -71,8 +70,11 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		}
 		_, err = m.swap(ctx, k, rec.Version, markerFor(rec, k, []byte(why)))
 		switch {
-		case err == nil, errors.Is(err, store.ErrNotFound):
-			return store.Key{}, m.remove(ctx, k)
+		case err == nil:
+			m.discard(ctx, k) // the marker alone ends the session
+			return store.Key{}, nil
+		case errors.Is(err, store.ErrNotFound):
+			return store.Key{}, nil
 		case !errors.Is(err, store.ErrConflict):
 			return store.Key{}, err
 		}

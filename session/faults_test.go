@@ -53,7 +53,12 @@ func TestFault01LateWriteRevivesEndedSession(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				st := newCalls()
-				m, other := newManager(t, st, nil), newManager(t, st, nil)
+				opts := &session.Options{Observer: func(_ context.Context, e session.Event) {
+					if e.Kind == session.EventCorrupt {
+						t.Error("what an end leaves behind was taken for damage")
+					}
+				}}
+				m, other := newManager(t, st, opts), newManager(t, st, opts)
 				b := newBrowser(t)
 				b.signIn(m, "alice")
 				old := b.same()
@@ -479,6 +484,7 @@ func TestFault12UnboundedCleanup(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- m.Run(ctx) }()
 		time.Sleep(5 * time.Minute)
+		synctest.Wait()
 		if len(st.limits) < 3 || st.removed != 1200 {
 			t.Errorf("%d sweeps removed %d records; want batches, and all 1200", len(st.limits), st.removed)
 		}

@@ -18,7 +18,7 @@ type Info struct {
 	Deadline time.Time // when it ends in any case
 }
 
-// ErrNoOwnerIndex: the store cannot find sessions by owner.
+// ErrNoOwnerIndex is returned when the store cannot find sessions by owner.
 var ErrNoOwnerIndex = errors.New("session: this store has no index of owners, so sessions cannot be listed or revoked by owner")
 
 // Sessions returns the live sessions of owner, the newest first (ASVS 7.5.2).

@@ -188,7 +188,7 @@ func (s *Session) retire(ctx context.Context, old store.Key, id format.ID, rec *
 		case errors.Is(err, store.ErrNotFound):
 			err = &EndedError{Reason: ReasonRevoked}
 		}
-		s.discard(ctx, k)
+		s.m.discard(ctx, k)
 		var ended *EndedError
 		if in == nil || !errors.As(err, &ended) {
 			return false, err
@@ -216,11 +216,10 @@ func (s *Session) retire(ctx context.Context, old store.Key, id format.ID, rec *
 
 // discard removes a record that nobody holds the ID of. If it cannot, the
 // record stays until it expires.
-func (s *Session) discard(ctx context.Context, k store.Key) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.StoreTimeout)
-	defer cancel()
-	if err := s.m.remove(ctx, k); err != nil {
-		s.m.log().WarnContext(ctx, "session: could not remove a record that is not needed; it stays until it expires", "error", err)
+func (m *Manager) discard(ctx context.Context, k store.Key) {
+	ctx = context.WithoutCancel(ctx)
+	if err := m.remove(ctx, k); err != nil {
+		m.log().WarnContext(ctx, "session: could not remove a record that is not needed; it stays until it expires", "error", err)
 	}
 }
 
