@@ -78,6 +78,11 @@ func TestSQLite(t *testing.T) {
 	storetest.Run(t, sqliteConfig(sqliteStore))
 }
 
+// TestSQLiteScripts: random sequences of operations end as they do in memory.
+func TestSQLiteScripts(t *testing.T) {
+	storetest.RunScripts(t, sqliteConfig(sqliteStore))
+}
+
 // TestSQLiteOneConnection: with a pool of one connection, as databases in
 // memory need, reads and writes share it and cannot wait for each other.
 func TestSQLiteOneConnection(t *testing.T) {
