@@ -141,6 +141,21 @@ func TestHealthChecksTakeAnUpstreamOutAndBringItBack(t *testing.T) {
 	})
 }
 
+func TestPassesMustBeConsecutive(t *testing.T) {
+	b := New(&Options{Logger: quiet(), Rise: 2})
+	add(t, b, "a", "http://a")
+	for _, err := range []error{nil, io.EOF, nil, io.EOF, nil} {
+		b.observe(b.ring[0], time.Now(), err)
+		if s := upstreamStatus(t, b, "a").State; s != Starting {
+			t.Fatalf("%s: it never passed twice in a row", s)
+		}
+	}
+	b.observe(b.ring[0], time.Now(), nil)
+	if s := upstreamStatus(t, b, "a").State; s != Ready {
+		t.Errorf("%s after two passes, want ready", s)
+	}
+}
+
 func TestProbeThatHangsIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newHealthNet(t, Options{Fall: 1, HealthTimeout: time.Second})

@@ -51,7 +51,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	b.budget += time.Duration(n)*time.Second/slowRate - time.Since(began)
 	b.budget = min(b.budget, slowGrace)
 	if err == nil || err == io.EOF {
-		// The server goes on reading in the background to notice when the client leaves, and must not meet this deadline then.
+		// The time until the next Read is not the client's, and in HTTP/2 a deadline that passes between two spoils the stream.
 		_ = b.deadline(time.Time{})
 	}
 	return n, err
