@@ -23,12 +23,14 @@ func (s *shop) login(w http.ResponseWriter, r *http.Request, sess *session.Sessi
 	}
 	user := strings.TrimSpace(form.Get("user")) // phones end a suggested word with a space
 	if !validUser(user) {
-		return refusef(http.StatusBadRequest, "A user name has 1 to %d letters, digits or other visible characters.", maxUser)
+		no := refusef(http.StatusBadRequest, "A user name has 1 to %d letters, digits or other visible characters.", maxUser)
+		no.login = true
+		return no
 	}
 	// Hashed, so that their lengths are equal and the time tells nothing.
 	if !equal(sha256.Sum256([]byte(form.Get("password"))), sha256.Sum256([]byte(password))) {
-		no := refusef(http.StatusUnauthorized, "The user name or the password is wrong. (The password is %q.)", password)
-		no.user = user
+		no := refusef(http.StatusUnauthorized, "The user name or the password is wrong. Here, every password is %s.", password)
+		no.login, no.user = true, user
 		return no
 	}
 	err = sess.SignIn(r.Context(), user, &session.SignInOptions{

@@ -42,7 +42,8 @@ func readForm(r *http.Request) (url.Values, error) {
 type refusal struct {
 	status int
 	text   string
-	user   string // what the visitor had typed as user name
+	login  bool   // it is about a sign-in
+	user   string // as whom the visitor wanted to
 }
 
 func (r *refusal) Error() string { return r.text }
@@ -58,8 +59,11 @@ func (s *shop) refuse(w http.ResponseWriter, r *http.Request, sess *session.Sess
 		return
 	}
 	p := s.frontPage(w, r, sess)
-	p.Alert = no.text
-	p.LoginUser = no.user
+	if no.login {
+		p.LoginAlert, p.LoginUser = no.text, no.user
+	} else {
+		p.Alert = no.text
+	}
 	s.mustWrite(w, r, no.status, shopPage, p)
 }
 

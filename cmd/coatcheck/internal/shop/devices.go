@@ -18,7 +18,7 @@ type signedIn struct {
 	Deadline time.Time `json:"deadline"`
 }
 
-var errSignInFirst = refusef(http.StatusUnauthorized, "Please sign in to see your devices.")
+var errSignInFirst = &refusal{status: http.StatusUnauthorized, login: true, text: "Please sign in to see your devices."}
 
 func (s *shop) devices(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 	if sess.Owner() == "" {
@@ -120,6 +120,8 @@ func span(d time.Duration) string {
 	switch {
 	case d < 2*time.Minute:
 		return "a minute"
+	case d.Round(time.Minute) == time.Hour:
+		return "an hour"
 	case d < 100*time.Minute:
 		return fmt.Sprintf("%d minutes", int(d.Round(time.Minute)/time.Minute))
 	case d < 48*time.Hour:

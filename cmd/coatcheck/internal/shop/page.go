@@ -49,10 +49,13 @@ type page struct {
 	Title     string
 	Status    int    // of an error
 	Alert     string // what is wrong
+	// LoginAlert and LoginUser are what is wrong with a sign-in and the name that
+	// was tried.
+	LoginAlert, LoginUser string
+
 	Server    server
 	Trail     []server // the recent requests', this one last
 	User      string
-	LoginUser string
 	Idle      string // the timeouts in words (ASVS 7.1.1)
 	Absolute  string
 
@@ -81,7 +84,10 @@ const colors = 8
 // in turn, and others what their name makes.
 func newServer(name string) server {
 	digits := strings.TrimLeft(name[len(strings.TrimRight(name, "0123456789")):], "0")
-	if n, err := strconv.Atoi(digits); err == nil && len(digits) <= 3 {
+	if n, err := strconv.Atoi(digits); err == nil {
+		if len(digits) > 3 { // a port: its end tells servers apart
+			digits = digits[len(digits)-2:]
+		}
 		return server{name, digits, n % colors}
 	}
 	h := fnv.New32a()
@@ -98,6 +104,7 @@ func (s *shop) page(w http.ResponseWriter, r *http.Request, sess *session.Sessio
 		Idle:     span(s.sessions.Policy().Idle),
 		Absolute: span(s.sessions.Policy().Absolute),
 	}
+	p.Cart, p.Pieces, p.Total = cartLines(s.readCart(r, sess))
 	for _, name := range s.trail.extend(w, r, sess.Handle() != session.Handle{}) {
 		p.Trail = append(p.Trail, newServer(name))
 	}
@@ -107,7 +114,6 @@ func (s *shop) page(w http.ResponseWriter, r *http.Request, sess *session.Sessio
 func (s *shop) frontPage(w http.ResponseWriter, r *http.Request, sess *session.Session) *page {
 	p := s.page(w, r, sess)
 	p.Catalogue, p.MaxAdd = catalogue, maxQuantity
-	p.Cart, p.Pieces, p.Total = cartLines(s.readCart(r, sess))
 	return p
 }
 

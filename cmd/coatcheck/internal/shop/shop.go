@@ -34,14 +34,14 @@ type Options struct {
 }
 
 // serverName keeps a name harmless in a header, in a cookie and in a page.
-var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,80}$`)
 
 // New returns the shop as the server of that name serves it, with its sessions
 // in st. The shops over one store are one shop. The name is what X-Served-By
 // says.
 func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	if !serverName.MatchString(name) {
-		return nil, fmt.Errorf("shop: %q cannot be a server's name; use 1 to 64 letters, digits, dots, dashes and underscores", name)
+		return nil, fmt.Errorf("shop: %q cannot be a server's name; use 1 to 80 letters, digits, dots, dashes and underscores", name)
 	}
 	if opts == nil {
 		opts = &Options{}
