@@ -249,6 +249,7 @@ func refusedCases() (cases []formatcheck.RefusedVector) {
 		{"fixed64 cut", "\x49\x01\x02\x03"},
 		{"entry with a third field", string(entry("\x0a\x01n\x1a\x00"))},
 		{"entry with a varint for a name", string(entry("\x08\x01"))},
+		{"entry with a varint for a name, which would do as a length", string(entry("\x08\x00"))},
 		{"entry cut", string(entry("\x0a\x02n"))},
 		{"damage after an attribute", string(entry("\x0a\x01n")) + "\x12"},
 		{"idle timeout too long", string(formatcheck.Payload{IdleTimeout: 9223372036855}.Encode())},

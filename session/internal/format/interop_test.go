@@ -59,15 +59,16 @@ func visit(t *testing.T, m *session.Manager, cookie string, f func(*session.Sess
 // idOf reads the cookie of a response by the document.
 func idOf(t *testing.T, resp *http.Response) formatcheck.ID {
 	t.Helper()
-	for _, c := range resp.Cookies() {
-		id, ok := formatcheck.ParseID(c.Value)
-		if c.Name != cookieName || !ok || c.Quoted || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" {
-			t.Fatalf("the cookie is %s", c)
-		}
-		return id
+	cookies := resp.Cookies()
+	if len(cookies) != 1 {
+		t.Fatalf("the response sets the cookies %v", cookies)
 	}
-	t.Fatal("no cookie was set")
-	return formatcheck.ID{}
+	c := cookies[0]
+	id, ok := formatcheck.ParseID(c.Value)
+	if c.Name != cookieName || !ok || c.Quoted || !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/" {
+		t.Fatalf("the cookie is %s", c)
+	}
+	return id
 }
 
 func must(t *testing.T, err error) {

@@ -124,8 +124,11 @@ func TestIdleTimeoutOverflow(t *testing.T) {
 // and nowhere else.
 func TestDamagedPayloads(t *testing.T) {
 	fields := []Payload{
-		{Attrs: list("name", "value")}, {SignedInAt: time.UnixMilli(1767225600123)}, {Methods: [][]byte{[]byte("otp")}},
-		{IdleTimeout: time.Hour}, {unknown: []byte("\x4a\x03new")},
+		{Attrs: list("name", "value")},
+		{SignedInAt: time.UnixMilli(1767225600123)},
+		{Methods: [][]byte{[]byte("otp")}},
+		{IdleTimeout: time.Hour},
+		{unknown: []byte("\x4a\x03new")},
 	}
 	var b []byte
 	whole := map[int]bool{0: true}
