@@ -93,6 +93,15 @@ func TestRecords(t *testing.T) {
 			if got := p.Encode(); !bytes.Equal(got, want) {
 				t.Errorf("it is written back as %x, want %x", got, []byte(want))
 			}
+			if v.Nonce != nil {
+				written := formatcheck.Seal(id, rec, [12]byte(v.Nonce), plain)
+				if v.Unsealed {
+					written = formatcheck.Unsealed([12]byte(v.Nonce), plain)
+				}
+				if !bytes.Equal(written, v.Data) {
+					t.Errorf("it is written as %x, want %x", written, []byte(v.Data))
+				}
+			}
 			if _, err := formatcheck.Open(id, rec, false); v.Unsealed && !errors.Is(err, formatcheck.ErrUnsealed) {
 				t.Errorf("where unsealed records are not accepted: %v", err)
 			}

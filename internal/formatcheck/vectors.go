@@ -29,7 +29,7 @@ type RecordVector struct {
 	Name string `json:"name"`
 	StoredVector
 	Unsealed       bool          `json:"unsealed,omitempty"`
-	Nonce          Hex           `json:"nonce"`
+	Nonce          Hex           `json:"nonce,omitempty"` // missing if no writer writes the envelope so
 	AdditionalData Hex           `json:"additional_data"`
 	Plain          Hex           `json:"plain"`
 	Payload        PayloadVector `json:"payload"`

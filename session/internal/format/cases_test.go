@@ -159,7 +159,7 @@ func recordCases() (cases []formatcheck.RecordVector) {
 			v.Data = formatcheck.Seal(id, rec, nonce, v.Plain)
 		}
 		if c.data != nil {
-			v.Data = c.data(v.Data)
+			v.Data, v.Nonce = c.data(v.Data), nil
 		}
 		p, err := formatcheck.ParsePayload(v.Plain)
 		if err != nil {
