@@ -16,7 +16,7 @@ type callContext struct {
 	mu     sync.Mutex
 	inner  context.Context // set by the first Done
 	cancel context.CancelFunc
-	over   bool
+	err    error // once Err has said something, it says nothing else
 }
 
 func (c *callContext) Deadline() (time.Time, bool) {
@@ -30,19 +30,22 @@ func (c *callContext) Done() <-chan struct{} { return c.start().Done() }
 
 func (c *callContext) Err() error {
 	c.mu.Lock()
-	inner, over := c.inner, c.over
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	return c.state()
+}
+
+// state is Err with c.mu held.
+func (c *callContext) state() error {
 	switch {
-	case inner != nil:
-		return inner.Err()
+	case c.err != nil:
+	case c.inner != nil:
+		c.err = c.inner.Err()
 	case c.parent.Err() != nil:
-		return c.parent.Err()
-	case over:
-		return context.Canceled
+		c.err = c.parent.Err()
 	case !time.Now().Before(c.deadline):
-		return context.DeadlineExceeded
+		c.err = context.DeadlineExceeded
 	}
-	return nil
+	return c.err
 }
 
 // Value asks the inner context once there is one, so that contexts derived
@@ -57,14 +60,22 @@ func (c *callContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
+// start returns the inner context. If c has ended, that has ended in the same
+// way.
 func (c *callContext) start() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.inner == nil {
+	if c.inner != nil {
+		return c.inner
+	}
+	switch err := c.state(); err {
+	case nil, c.parent.Err():
 		c.inner, c.cancel = context.WithDeadline(c.parent, c.deadline)
-		if c.over {
-			c.cancel()
-		}
+	case context.Canceled:
+		c.inner, c.cancel = context.WithCancel(context.WithoutCancel(c.parent))
+		c.cancel()
+	default:
+		c.inner, c.cancel = context.WithDeadline(context.WithoutCancel(c.parent), c.deadline)
 	}
 	return c.inner
 }
@@ -73,8 +84,9 @@ func (c *callContext) start() context.Context {
 func (c *callContext) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.over = true
 	if c.cancel != nil {
 		c.cancel()
+	} else if c.state() == nil {
+		c.err = context.Canceled
 	}
 }
