@@ -416,6 +416,47 @@ func TestWorkersAnswerTheirBalancerOnly(t *testing.T) {
 	}
 }
 
+// Package admin tests the whole of it; this is that the command uses it.
+func TestAdminIsGuarded(t *testing.T) {
+	u := uptest.Start(t, "--workers", "1")
+	adminURL, err := url.Parse(u.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		rule, host, token, origin string
+		want                      int
+	}{
+		{"with the token", adminURL.Host, u.AdminToken, "", 200},
+		{"without", adminURL.Host, "", "", 401},
+		{"under a foreign name", "evil.example", u.AdminToken, "", 421},
+		{"from the shop's origin", adminURL.Host, u.AdminToken, u.Shop, 403},
+	} {
+		req, err := http.NewRequest(http.MethodPost, u.Admin+"/api/fleet/workers/worker-1/drain", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = tt.host
+		if tt.token != "" {
+			req.Header.Set("Authorization", "Bearer "+tt.token)
+		}
+		if tt.origin != "" {
+			req.Header.Set("Origin", tt.origin)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.want {
+			t.Errorf("a change %s: %s, want %d", tt.rule, resp.Status, tt.want)
+		}
+	}
+	if strings.Contains(u.Stderr(), u.AdminToken) {
+		t.Error("the token is in the log")
+	}
+}
+
 func TestMemoryStoreDoesNotScale(t *testing.T) {
 	u := uptest.Start(t, "--workers", "1", "--store", "memory:")
 	req, err := http.NewRequest(http.MethodPost, u.Admin+"/api/fleet/scale", strings.NewReader(`{"workers":2}`))

@@ -155,7 +155,7 @@ func (f *Fleet) Start(ctx context.Context, n int) error {
 	}
 	f.mu.Unlock()
 	if err != nil {
-		f.Kill9()
+		f.KillAll()
 	}
 	return err
 }
@@ -261,16 +261,16 @@ func (f *Fleet) Shutdown(ctx context.Context) error {
 	f.mu.Unlock()
 
 	if err := f.await(ctx, func() bool { return len(f.workers) == 0 }); err != nil {
-		f.Kill9()
+		f.KillAll()
 		return errors.New("some workers did not end in time and were killed")
 	}
 	f.running.Wait()
 	return nil
 }
 
-// Kill9 ends every worker by SIGKILL and returns when all are gone. No worker is
+// KillAll ends every worker by SIGKILL and returns when all are gone. No worker is
 // started any more.
-func (f *Fleet) Kill9() {
+func (f *Fleet) KillAll() {
 	f.mu.Lock()
 	f.closeLocked()
 	for _, w := range f.workers {

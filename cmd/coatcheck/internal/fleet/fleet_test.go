@@ -166,7 +166,7 @@ func newFleet(t *testing.T, r *router, opts *Options, behaviour func(n int) stri
 		n++
 		return exec.Command(os.Args[0], "worker", behaviour(n)), config{Name: name}
 	}, opts)
-	t.Cleanup(f.Kill9)
+	t.Cleanup(f.KillAll)
 	return f
 }
 
@@ -280,7 +280,7 @@ func TestStartFailsIfTheBinaryIsMissing(t *testing.T) {
 	if err := f.Start(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "worker-1 did not start") {
 		t.Errorf("Start = %v, want that worker-1 did not start", err)
 	}
-	f.Kill9()
+	f.KillAll()
 }
 
 func TestKilledWorkerIsReplacedUnderANewName(t *testing.T) {

@@ -143,7 +143,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 			DrainTimeout:   drainTimeout,
 		}
 	}, &fleet.Options{Output: out, Logger: logger, DrainTimeout: drainTimeout})
-	defer workers.Kill9() // nothing is left behind, whatever happens
+	defer workers.KillAll() // nothing is left behind, whatever happens
 
 	checking, stopChecks := context.WithCancel(context.Background())
 	checked := make(chan struct{})

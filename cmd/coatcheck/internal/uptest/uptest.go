@@ -1,15 +1,5 @@
 //go:build unix
 
-// Package uptest starts the real `coatcheck up`, with real worker processes, for
-// end-to-end tests.
-//
-//	func TestMain(m *testing.M) { os.Exit(uptest.Main(m)) }
-//
-//	func TestShop(t *testing.T) {
-//		u := uptest.Start(t, "--workers", "3")
-//		resp, err := http.Get(u.Shop + "/api/session")
-//		…
-//	}
 package uptest
 
 import (

@@ -139,10 +139,10 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	case <-polite.Done():
 	}
 	draining.Store(true)
-	if now.Err() == nil {
+	if c.Secret == "" { // else the parent says it
 		logger.Info("draining", "server", name)
-		wait(now, c.DrainDelay)
 	}
+	wait(now, c.DrainDelay)
 	return drain(now, srv, c.DrainTimeout)
 }
 
