@@ -1,5 +1,7 @@
 package session
 
+import "unicode/utf8"
+
 // Attr is a typed value of a session, declared once per package:
 //
 //	var cart = session.NewAttr[Cart]("cart")
@@ -14,15 +16,15 @@ type Attr[T any] struct {
 
 // NewAttr returns the attribute with that name, which must be unique among the
 // attributes of an app, must not change once in use, and is stored with every
-// session: keep it short. It panics if name is empty.
+// session: keep it short. It panics if name is empty or not UTF-8.
 func NewAttr[T any](name string) Attr[T] {
 	return NewAttrCodec(name, defaultCodec[T]())
 }
 
 // NewAttrCodec is [NewAttr] with a codec of the app's choice.
 func NewAttrCodec[T any](name string, codec Codec[T]) Attr[T] {
-	if name == "" {
-		panic("session: an attribute needs a name")
+	if name == "" || !utf8.ValidString(name) {
+		panic("session: an attribute needs a name, in UTF-8")
 	}
 	return Attr[T]{name, codec}
 }

@@ -56,9 +56,11 @@ func BenchmarkRead(b *testing.B) {
 			b.ReportAllocs()
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.AddCookie(cookie)
+			before := cpuTime(b)
 			for b.Loop() {
 				bench.h.ServeHTTP(&discard{h: http.Header{}}, r)
 			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
 		})
 	}
 }

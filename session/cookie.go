@@ -75,6 +75,10 @@ func newCookieTransport(c Cookie, insecure bool) (*cookieTransport, error) {
 		return nil, fmt.Errorf("session: browsers refuse the cookie %q without Secure; choose a name without that prefix for InsecureCookie", c.Name)
 	case insecure && c.SameSite == http.SameSiteNoneMode, insecure && c.Partitioned:
 		return nil, errors.New("session: SameSite=None and Partitioned cookies must be Secure; leave InsecureCookie off")
+	case c.SameSite < http.SameSiteLaxMode || c.SameSite > http.SameSiteNoneMode:
+		return nil, fmt.Errorf("session: Cookie.SameSite is %d, which is none of the http.SameSite modes", c.SameSite)
+	case c.Path[0] != '/': // browsers would put one of their own in its place (RFC 6265bis §5.7)
+		return nil, fmt.Errorf("session: Cookie.Path is %q; it must begin with \"/\"", c.Path)
 	case !strings.HasPrefix(c.Name, prefix):
 		return nil, fmt.Errorf("session: cookie name %q must begin with %q, so that no other host or plain HTTP can set it", c.Name, prefix)
 	}

@@ -39,8 +39,9 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		s.nested = r.Context().Value(contextKey{}) != nil
 		q.context = requestContext{Context: r.Context(), session: s}
 		if id, ok := m.cookie.read(r.Header); ok {
-			q.call = callContext{parent: r.Context(), deadline: time.Now().Add(m.opts.StoreTimeout)}
-			err := s.load(&q.call, id)
+			now := time.Now()
+			q.call = callContext{parent: r.Context(), deadline: now.Add(m.opts.StoreTimeout)}
+			err := s.load(&q.call, id, now)
 			q.call.stop()
 			if err != nil {
 				m.answerOutage(w, r, id, err)
@@ -84,7 +85,7 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 // load fills s with the session of id. An ID that leads to no session leaves s
 // anonymous: it is never adopted, and its cookie not cleared, since a faster
 // request may just have replaced it. The error is an ErrUnavailable.
-func (s *Session) load(ctx context.Context, id format.ID) error {
+func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 	m, k := s.m, id.Key()
 	rec, err := m.store.Get(ctx, k)
 	if errors.Is(err, store.ErrNotFound) {
@@ -107,7 +108,7 @@ func (s *Session) load(ctx context.Context, id format.ID) error {
 		m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
 		return nil
 	}
-	if _, over := m.overdue(rec, payload.IdleTimeout, time.Now()); over {
+	if _, over := m.overdue(rec, payload.IdleTimeout, now); over {
 		if err := m.remove(context.WithoutCancel(ctx), k); err != nil {
 			m.log().WarnContext(ctx, "session: could not remove a session that a shorter policy ended", "error", err)
 		}

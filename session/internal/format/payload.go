@@ -42,12 +42,12 @@ const (
 	attrValue = 2
 )
 
+// fewAttrs is what most sessions have at most, room for which is made at once.
+const fewAttrs = 4
+
 // ParsePayload decodes a payload. The result shares memory with b.
 func ParsePayload(b []byte) (Payload, error) {
 	var p Payload
-	if n := countAttrs(b); n > 0 {
-		p.Attrs = make([]Attr, 0, n)
-	}
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -66,6 +66,9 @@ func ParsePayload(b []byte) (Payload, error) {
 			a, ok := parseAttr(entry)
 			if !ok {
 				return Payload{}, ErrPayload
+			}
+			if p.Attrs == nil {
+				p.Attrs = make([]Attr, 0, fewAttrs)
 			}
 			p.Attrs = Set(p.Attrs, a)
 		case num == payloadMethods && typ == protowire.BytesType:
@@ -86,27 +89,6 @@ func ParsePayload(b []byte) (Payload, error) {
 		b = rest
 	}
 	return p, nil
-}
-
-// countAttrs counts the map entries of a payload, for one allocation of the
-// right size. It stops at the first damage, which ParsePayload then reports.
-func countAttrs(b []byte) int {
-	count := 0
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return count
-		}
-		m := protowire.ConsumeFieldValue(num, typ, b[n:])
-		if m < 0 {
-			return count
-		}
-		if num == payloadAttrs {
-			count++
-		}
-		b = b[n+m:]
-	}
-	return count
 }
 
 func parseAttr(b []byte) (a Attr, ok bool) {
