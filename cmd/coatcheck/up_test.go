@@ -147,6 +147,57 @@ func TestUpReplacesKilledWorkers(t *testing.T) {
 	mustBeGone(t, []int{killed.PID})
 }
 
+// A new build of the command beside a running one is an everyday thing, and its
+// workers would not understand the parent.
+func TestWorkersAreOfTheParentsBinary(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("this needs /proc; run it on Linux")
+	}
+	b, err := os.ReadFile(uptest.Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(t.TempDir(), "coatcheck")
+	if err := os.WriteFile(bin, b, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	u := uptest.LaunchBinary(t, bin, "--workers", "1")
+	u.AwaitReady()
+	if err := os.Remove(bin); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bin, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	u.Kill("worker-1")
+	if got := names(u.AwaitWorkers(1)); !slices.Equal(got, []string{"worker-2"}) {
+		t.Errorf("workers %v, want the replacement, worker-2", got)
+	}
+}
+
+// What keeps new workers from starting is said, and once it is gone they start;
+// those that run go on.
+func TestWorkersThatCannotStartAreTriedAgain(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "s.db")
+	u := uptest.Start(t, "--workers", "2", "--store", "sqlite:"+db)
+	if err := os.Rename(db, db+".away"); err != nil {
+		t.Fatal(err)
+	}
+	u.Kill("worker-1")
+	uptest.Await(t, "the failure was told", func() bool {
+		return slices.ContainsFunc(u.Events(), func(e fleet.Event) bool {
+			return e.Kind == fleet.Failed && strings.Contains(e.Detail, "s.db does not exist")
+		})
+	})
+	if got := servedBy(t, u); got != "worker-2" {
+		t.Errorf("answered by %s, want worker-2", got)
+	}
+	if err := os.Rename(db+".away", db); err != nil {
+		t.Fatal(err)
+	}
+	u.AwaitWorkers(2)
+}
+
 func TestUpScales(t *testing.T) {
 	u := uptest.Start(t, "--workers", "1")
 	u.Scale(4)

@@ -48,7 +48,7 @@ type Router interface {
 // Command returns the command of the worker of that name, not started, and the
 // configuration to hand over to it (see package handover). The Fleet sets the
 // command's standard streams and its process group.
-type Command func(name string) (cmd *exec.Cmd, config any)
+type Command func(name string) (cmd *exec.Cmd, config any, err error)
 
 // Options configures a [Fleet].
 type Options struct {
@@ -329,10 +329,13 @@ func (f *Fleet) dispensableLocked() *worker {
 func (f *Fleet) startLocked() {
 	f.started++
 	name := fmt.Sprintf("worker-%d", f.started)
-	cmd, config := f.command(name)
-	p, err := start(cmd, config, &lines{emit: func(line string) {
-		_, _ = fmt.Fprintf(f.opts.Output, "%s | %s\n", name, line)
-	}})
+	cmd, config, err := f.command(name)
+	var p *process
+	if err == nil {
+		p, err = start(cmd, config, &lines{emit: func(line string) {
+			_, _ = fmt.Fprintf(f.opts.Output, "%s | %s\n", name, line)
+		}})
+	}
 	if err != nil {
 		f.failedLocked(name, err)
 		return

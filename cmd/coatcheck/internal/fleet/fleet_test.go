@@ -162,9 +162,9 @@ func (b *buffer) String() string {
 func newFleet(t *testing.T, r *router, opts *Options, behaviour func(n int) string) *Fleet {
 	t.Helper()
 	n := 0
-	f := New(r, func(name string) (*exec.Cmd, any) {
+	f := New(r, func(name string) (*exec.Cmd, any, error) {
 		n++
-		return exec.Command(os.Args[0], "worker", behaviour(n)), config{Name: name}
+		return exec.Command(os.Args[0], "worker", behaviour(n)), config{Name: name}, nil
 	}, opts)
 	t.Cleanup(f.KillAll)
 	return f
@@ -274,8 +274,8 @@ func TestStartFailsIfAWorkerIsNeverHealthy(t *testing.T) {
 }
 
 func TestStartFailsIfTheBinaryIsMissing(t *testing.T) {
-	f := New(new(router), func(string) (*exec.Cmd, any) {
-		return exec.Command("/nonexistent/coatcheck"), nil
+	f := New(new(router), func(string) (*exec.Cmd, any, error) {
+		return exec.Command("/nonexistent/coatcheck"), nil, nil
 	}, nil)
 	if err := f.Start(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "worker-1 did not start") {
 		t.Errorf("Start = %v, want that worker-1 did not start", err)
@@ -537,8 +537,8 @@ func TestLinesSplitsAndBounds(t *testing.T) {
 
 // A Fleet starts workers and tells a router about them.
 func ExampleFleet() {
-	f := New(printer{}, func(name string) (*exec.Cmd, any) {
-		return exec.Command(os.Args[0], "worker", "normal"), config{Name: name}
+	f := New(printer{}, func(name string) (*exec.Cmd, any, error) {
+		return exec.Command(os.Args[0], "worker", "normal"), config{Name: name}, nil
 	}, nil)
 	if err := f.Start(context.Background(), 1); err != nil {
 		fmt.Println(err)

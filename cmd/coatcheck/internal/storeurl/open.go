@@ -46,7 +46,9 @@ func (u URL) openSQLite(create bool) (*Opened, error) {
 	if err := u.file(create); err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("sqlite3", sqlstore.SQLiteDSN(u.path))
+	// mode=rw: if the file goes away, a later connection of the pool must fail and
+	// not begin an empty one, for which SQLite would drop the log of the old one.
+	db, err := sql.Open("sqlite3", sqlstore.SQLiteDSN(u.path)+"&mode=rw")
 	if err != nil {
 		return nil, fmt.Errorf("open %v: %w", u, err)
 	}
@@ -86,7 +88,7 @@ func (u URL) file(create bool) error {
 			return fmt.Errorf("session store: the folder %s does not exist; create it with: mkdir -m 700 %[1]s", dir)
 		}
 		if !create {
-			return fmt.Errorf("session store: the file %s does not exist, and --no-migrate keeps it from being created", u.path)
+			return fmt.Errorf("session store: the file %s does not exist and is not created here; look where it went, or start without --no-migrate", u.path)
 		}
 	}
 	return fmt.Errorf("session store: %w", err)

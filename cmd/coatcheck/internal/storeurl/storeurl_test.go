@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -143,6 +144,25 @@ func TestSQLiteIsSetUpOnceAndKeepsSessions(t *testing.T) {
 	// What the store can do is not lost on the way.
 	if _, ok := store.As[store.Sweeper](o.Store); !ok {
 		t.Error("the store does not sweep")
+	}
+}
+
+func TestSQLiteFileThatGoesAwayIsNotBegunAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	u, err := storeurl.Parse("sqlite:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := open(t, u, true) // connects at the first use
+	defer o.Close()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Prepare(t.Context(), false); err == nil {
+		t.Error("a missing file was set up by a connection of the pool")
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is back: %v", err)
 	}
 }
 

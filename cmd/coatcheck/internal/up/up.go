@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"os/exec"
 	"time"
 
@@ -125,13 +124,10 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		// Cookies cross the ports of a host.
 		cookie, insecure = "session-"+port(front), true
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("workers are this binary, but where is it? %w", err)
-	}
 	bal := balancer.New(&balancer.Options{Secret: secret, Logger: logger, QueueTimeout: queueTimeout})
-	workers := fleet.New(bal, func(name string) (*exec.Cmd, any) {
-		return exec.Command(self, c.WorkerArgs...), worker.Config{
+	workers := fleet.New(bal, func(name string) (*exec.Cmd, any, error) {
+		cmd, err := self(c.WorkerArgs...)
+		return cmd, worker.Config{
 			Name:           name,
 			Listen:         "127.0.0.1:0",
 			Store:          c.Store.Raw(),
@@ -141,7 +137,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 			InsecureCookie: insecure,
 			InsecureName:   cookie,
 			DrainTimeout:   drainTimeout,
-		}
+		}, err
 	}, &fleet.Options{Output: out, Logger: logger, DrainTimeout: drainTimeout})
 	defer workers.KillAll() // nothing is left behind, whatever happens
 

@@ -107,6 +107,12 @@ func Start(t testing.TB, args ...string) *Up {
 // Launch is [Start] without waiting. [Up.AwaitReady] waits.
 func Launch(t testing.TB, args ...string) *Up {
 	t.Helper()
+	return LaunchBinary(t, Binary(t), args...)
+}
+
+// LaunchBinary is [Launch] of a copy of the binary.
+func LaunchBinary(t testing.TB, bin string, args ...string) *Up {
+	t.Helper()
 	given := func(flag string) bool {
 		return slices.ContainsFunc(args, func(a string) bool { return a == flag || strings.HasPrefix(a, flag+"=") })
 	}
@@ -121,7 +127,7 @@ func Launch(t testing.TB, args ...string) *Up {
 		}
 	}
 	u := &Up{t: t, stderr: new(output), exited: make(chan struct{})}
-	u.cmd = exec.Command(Binary(t), append(all, args...)...)
+	u.cmd = exec.Command(bin, append(all, args...)...)
 	u.cmd.Stderr = u.stderr
 	// In a group of its own, so that a test can signal the whole group as a
 	// terminal does.
