@@ -21,10 +21,14 @@ func NewAttr[T any](name string) Attr[T] {
 	return NewAttrCodec(name, defaultCodec[T]())
 }
 
-// NewAttrCodec is [NewAttr] with a codec of the app's choice.
+// NewAttrCodec is [NewAttr] with a codec of the app's choice. It panics if name
+// is empty or codec is nil.
 func NewAttrCodec[T any](name string, codec Codec[T]) Attr[T] {
 	if name == "" || !utf8.ValidString(name) {
 		panic("session: an attribute needs a name, in UTF-8")
+	}
+	if codec == nil {
+		panic("session: attribute " + name + " needs a codec")
 	}
 	return Attr[T]{name, codec}
 }

@@ -118,7 +118,7 @@ func (t *cookieTransport) read(h http.Header) (id format.ID, ok bool) {
 				return format.ID{}, false
 			}
 			found = true
-			id, ok = format.ParseID(strings.Trim(value, " \t"))
+			id, ok = format.ParseID(strings.TrimRight(value, " \t"))
 		}
 	}
 	return id, ok

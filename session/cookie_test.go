@@ -400,5 +400,5 @@ func oracle(r *http.Request) (store.Key, bool) {
 	if named != 1 || len(cookies) != 1 || cookies[0].Quoted {
 		return store.Key{}, false
 	}
-	return keyOf(strings.TrimLeft(cookies[0].Value, " \t"))
+	return keyOf(cookies[0].Value)
 }
