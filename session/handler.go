@@ -67,10 +67,10 @@ func (m *Manager) HandleError(w http.ResponseWriter, r *http.Request, err error)
 // the request was to end the session: nobody may leave a shared computer signed
 // in because of an outage.
 func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format.ID, err error) {
-	if r.Context().Err() == nil {
+	if r.Context().Err() == nil { // else the client hung up, and the store is not to blame
 		m.log().ErrorContext(r.Context(), "session: load failed", "error", err)
+		m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
 	}
-	m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
 	if m.opts.Logout != nil && m.opts.Logout(r) {
 		// The store may take a write though it refused the read.
 		ctx := context.WithoutCancel(r.Context())
