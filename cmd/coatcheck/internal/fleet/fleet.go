@@ -474,7 +474,10 @@ func (f *Fleet) ended(w *worker, problem error) {
 		f.failedLocked(w.Name, problem)
 	default:
 		f.events.add(Died, w.Name, end)
-		f.backoff.died(now, now.Sub(w.readyAt))
+		// A signal comes from outside; waiting would not mend what sends it.
+		if w.process.exitedByItself() {
+			f.backoff.died(now, now.Sub(w.readyAt))
+		}
 	}
 	f.changedLocked()
 	f.reconcileLocked()

@@ -311,15 +311,39 @@ func TestKilledWorkerIsReplacedUnderANewName(t *testing.T) {
 	}
 }
 
-func TestWorkerKilledByOthersIsReplaced(t *testing.T) {
+func TestWorkersKilledByOthersAreReplacedWithoutDelay(t *testing.T) {
 	f := newFleet(t, new(router), nil, normal)
 	mustStart(t, f, 2)
-	for _, w := range f.Workers() {
-		if err := syscall.Kill(w.PID, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
+	for round := 1; round <= 4; round++ {
+		for _, w := range f.Workers() {
+			if err := syscall.Kill(w.PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle(t, f, fmt.Sprintf("worker-%d", 2*round+1), fmt.Sprintf("worker-%d", 2*round+2))
+	}
+	for _, e := range f.Events() {
+		if e.Kind == Delayed {
+			t.Errorf("a server that somebody killed was replaced with a delay: %+v", e)
 		}
 	}
-	settle(t, f, "worker-3", "worker-4")
+}
+
+func TestWorkersThatDieYoungAreReplacedWithDelay(t *testing.T) {
+	f := newFleet(t, new(router), nil, func(n int) string {
+		if n > 1 && n < 5 {
+			return "shortlived"
+		}
+		return "normal"
+	})
+	mustStart(t, f, 1)
+	if err := f.Scale(2); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, f, "worker-1", "worker-5")
+	if !slices.ContainsFunc(f.Events(), func(e Event) bool { return e.Kind == Delayed }) {
+		t.Errorf("workers that die as soon as they are ready are started again and again without delay: %+v", f.Events())
+	}
 }
 
 func TestScaleUpAndDown(t *testing.T) {

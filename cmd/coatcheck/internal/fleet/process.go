@@ -80,6 +80,12 @@ func (p *process) end() string {
 	return fmt.Sprint(p.waited)
 }
 
+// exitedByItself reports whether no signal ended the process: a Go program that
+// panics exits with status 2. It must have exited.
+func (p *process) exitedByItself() bool {
+	return p.cmd.ProcessState == nil || p.cmd.ProcessState.Exited()
+}
+
 // lastWords returns the last line that the process wrote to its standard error,
 // to be appended to another message.
 func (p *process) lastWords() string {
