@@ -1,7 +1,12 @@
 package session_test
 
 import (
+	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -128,5 +133,31 @@ func TestSkip(t *testing.T) {
 	})).ServeHTTP(nil, r)
 	if !ran || st.count("get") != before {
 		t.Errorf("the handler ran: %t; store calls: %d", ran, st.count("get")-before)
+	}
+}
+
+// InsecureCookie makes the app of the examples work over plain HTTP, with a jar
+// that keeps Secure cookies from it as browsers do.
+func TestInsecureCookieOverPlainHTTP(t *testing.T) {
+	for insecure, want := range map[bool]int{true: 3, false: 1} {
+		m := newManager(t, memstore.New(), &session.Options{InsecureCookie: insecure})
+		srv := httptest.NewServer(m.Handler(http.HandlerFunc(hello)))
+		defer srv.Close()
+		jar, err := cookiejar.New(nil)
+		check(t, err)
+		// Not as localhost, which browsers and jars trust like HTTPS.
+		client := &http.Client{Jar: jar, Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, srv.Listener.Addr().String())
+			},
+			DisableKeepAlives: true,
+		}}
+		body := ""
+		for range 3 {
+			_, body, _ = get(t, client, "http://shop.example/")
+		}
+		if text := fmt.Sprintf("This is your visit number %d.\n", want); body != text {
+			t.Errorf("InsecureCookie %t: the third answer is %q, want %q", insecure, body, text)
+		}
 	}
 }
