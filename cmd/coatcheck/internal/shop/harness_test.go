@@ -9,6 +9,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,29 +21,27 @@ import (
 
 // fleet is servers over one store behind one address, taken in turn.
 type fleet struct {
-	*httptest.Server
-	next atomic.Uint64
-	logs *logs
+	base      string            // of the address
+	transport http.RoundTripper // nil is the network's
+	next      atomic.Uint64
+	logs      *logs
 }
 
-func (f *fleet) URL(path string) string { return f.Server.URL + path }
+func (f *fleet) URL(path string) string { return f.base + path }
 
 // serve starts a fleet whose servers have the names given.
 func serve(t *testing.T, st store.Store, names ...string) *fleet {
 	t.Helper()
 	f := &fleet{logs: new(logs)}
-	logger := slog.New(slog.NewTextHandler(f.logs, nil))
-	var servers []http.Handler
-	for _, name := range names {
-		h, err := shop.New(st, name, &shop.Options{InsecureCookie: true, Logger: logger})
-		if err != nil {
-			t.Fatal(err)
-		}
-		servers = append(servers, h)
-	}
-	f.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		servers[(f.next.Add(1)-1)%uint64(len(servers))].ServeHTTP(w, r)
-	}))
+	f.start(t, f.handler(t, st, names))
+	return f
+}
+
+// serveInProcess is serve without a network, so that a bubble's time passes.
+func serveInProcess(t *testing.T, st store.Store, names ...string) *fleet {
+	t.Helper()
+	f := &fleet{base: "http://shop.example", logs: new(logs)}
+	f.transport = inProcess{f.handler(t, st, names)}
 	return f
 }
 
@@ -53,9 +52,39 @@ func serveHandler(t *testing.T, h http.Handler) *fleet {
 	return f
 }
 
+func (f *fleet) handler(t *testing.T, st store.Store, names []string) http.Handler {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(f.logs, nil))
+	var servers []http.Handler
+	for _, name := range names {
+		h, err := shop.New(st, name, &shop.Options{InsecureCookie: true, Logger: logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, h)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		servers[(f.next.Add(1)-1)%uint64(len(servers))].ServeHTTP(w, r)
+	})
+}
+
 func (f *fleet) start(t *testing.T, h http.Handler) {
-	f.Server = httptest.NewServer(h)
-	t.Cleanup(f.Close)
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	f.base = srv.URL
+}
+
+// inProcess calls a handler.
+type inProcess struct{ http.Handler }
+
+func (h inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	in := httptest.NewRequestWithContext(r.Context(), r.Method, r.URL.String(), r.Body)
+	in.Header = r.Header
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, in)
+	resp := w.Result()
+	resp.Request = r
+	return resp, nil
 }
 
 // visitor is a browser with its cookies. It follows no redirects: the tests look
@@ -73,6 +102,7 @@ func (f *fleet) visitor(t *testing.T) *visitor {
 	}
 	return &visitor{t, f, &http.Client{
 		Jar:           jar,
+		Transport:     f.transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -86,9 +116,18 @@ type answer struct {
 // do sends a request, with headers in pairs.
 func (v *visitor) do(method, path, body string, headers ...string) answer {
 	v.t.Helper()
-	r, err := http.NewRequestWithContext(v.t.Context(), method, v.f.URL(path), strings.NewReader(body))
+	a, err := v.try(method, path, body, headers...)
 	if err != nil {
 		v.t.Fatal(err)
+	}
+	return a
+}
+
+// try is do for goroutines that must not end the test.
+func (v *visitor) try(method, path, body string, headers ...string) (answer, error) {
+	r, err := http.NewRequestWithContext(v.t.Context(), method, v.f.URL(path), strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
 	}
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -101,14 +140,11 @@ func (v *visitor) do(method, path, body string, headers ...string) answer {
 	}
 	resp, err := v.http.Do(r)
 	if err != nil {
-		v.t.Fatal(err)
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return answer{resp, string(b)}, err
 }
 
 func (v *visitor) get(path string, headers ...string) answer {
@@ -188,10 +224,15 @@ func (v *visitor) setCookie(c *http.Cookie) {
 func (a answer) want(t *testing.T, status int) answer {
 	t.Helper()
 	if a.StatusCode != status {
-		t.Fatalf("%s %s: status %d, want %d: %s", a.Request.Method, a.Request.URL.Path, a.StatusCode, status, a.body)
+		t.Fatalf("%s %s: status %d, want %d: %s", a.Request.Method, a.Request.URL.Path, a.StatusCode, status, a.text())
 	}
 	return a
 }
+
+var looks = regexp.MustCompile(`(?s)<style>.*</style>|<svg.*?</svg>`)
+
+// text is the body without its looks, which say nothing in a failure.
+func (a answer) text() string { return looks.ReplaceAllString(a.body, "") }
 
 func (a answer) decode(t *testing.T, v any) {
 	t.Helper()

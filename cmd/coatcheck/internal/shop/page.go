@@ -46,18 +46,18 @@ func hash(s string) string {
 
 // page is what the templates show. Those of errors know neither user nor cart.
 type page struct {
-	Title     string
-	Status    int    // of an error
-	Alert     string // what is wrong
+	Title  string
+	Status int    // of an error
+	Alert  string // what is wrong
 	// LoginAlert and LoginUser are what is wrong with a sign-in and the name that
 	// was tried.
 	LoginAlert, LoginUser string
 
-	Server    server
-	Trail     []server // the recent requests', this one last
-	User      string
-	Idle      string // the timeouts in words (ASVS 7.1.1)
-	Absolute  string
+	Server   server
+	Trail    []server // the recent requests', this one last
+	User     string
+	Idle     string // the timeouts in words (ASVS 7.1.1)
+	Absolute string
 
 	Catalogue []product
 	MaxAdd    int

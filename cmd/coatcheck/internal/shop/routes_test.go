@@ -101,7 +101,7 @@ func TestRoutes(t *testing.T) {
 				t.Errorf("it leads to %q, want %q", got, tt.location)
 			}
 			if !strings.Contains(a.body, tt.contains) {
-				t.Errorf("the answer does not say %q: %s", tt.contains, a.body)
+				t.Errorf("the answer does not say %q: %s", tt.contains, a.text())
 			}
 			if a.StatusCode == http.StatusMethodNotAllowed && a.Header.Get("Allow") == "" {
 				t.Error("a 405 must say in Allow what is allowed (RFC 9110, 15.5.6)")
@@ -185,7 +185,7 @@ func TestReadiness(t *testing.T) {
 	draining = true
 	a := v.get("/readyz").want(t, http.StatusServiceUnavailable)
 	if !strings.Contains(a.body, `"draining"`) {
-		t.Errorf("a draining server says %s", a.body)
+		t.Errorf("a draining server says %s", a.text())
 	}
 	v.get("/healthz").want(t, http.StatusOK)
 	v.signIn("alice") // what still arrives is served

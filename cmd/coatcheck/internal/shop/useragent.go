@@ -41,7 +41,7 @@ func device(agent string) string {
 	case browser == "":
 		return "Unknown browser on " + system
 	case system == "":
-		return strings.ToUpper(browser[:1]) + browser[1:]
+		return browser
 	}
 	return browser + " on " + system
 }
