@@ -13,9 +13,9 @@ import (
 )
 
 type profile struct {
-	Name  string   `json:"name"`
-	Theme string   `json:"theme"`
-	Roles []string `json:"roles"`
+	Name   string `json:"name"`
+	Theme  string `json:"theme"`
+	Visits int    `json:"visits"`
 }
 
 var (
@@ -82,7 +82,7 @@ func signedInCookie(tb testing.TB, m *session.Manager) *http.Cookie {
 		s := m.From(r.Context())
 		for _, err := range []error{
 			benchCount.Set(s, 42),
-			benchProfile.Set(s, profile{"Alice", "dark", []string{"admin", "editor"}}),
+			benchProfile.Set(s, profile{"Alice", "dark", 17}),
 			s.SignIn(context.Background(), "alice", nil),
 		} {
 			if err != nil {

@@ -29,14 +29,16 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if _, ok := m.Lookup(r.Context()); ok { // Handler was applied twice
-			next.ServeHTTP(w, r)
-			return
+		nested := r.Context().Value(contextKey{}) != nil
+		if nested {
+			if _, ok := m.Lookup(r.Context()); ok { // Handler was applied twice
+				next.ServeHTTP(w, r)
+				return
+			}
 		}
 		q := &request{}
 		s := &q.session
-		s.m = m
-		s.nested = r.Context().Value(contextKey{}) != nil
+		s.m, s.nested = m, nested
 		q.context = requestContext{Context: r.Context(), session: s}
 		if id, ok := m.cookie.read(r.Header); ok {
 			now := time.Now()

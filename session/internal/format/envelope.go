@@ -50,7 +50,7 @@ func Seal(id ID, k store.Key, r store.Record, plain []byte) []byte {
 	nonce := b[len(b) : len(b)+nonceSize]
 	_, _ = rand.Read(nonce)
 	b = b[:len(b)+nonceSize]
-	return newAEAD(id).Seal(b, nonce, plain, additionalData(k, r))
+	return newAEAD(id).Seal(b, nonce, plain, appendAdditional(nil, k, r))
 }
 
 // Plain returns the data of a record that is not sealed: anyone who reads the
@@ -117,7 +117,10 @@ func Open(id ID, k store.Key, r store.Record, allowPlain bool) ([]byte, error) {
 	case len(sealed) < nonceSize+tagSize:
 		return nil, ErrCorrupt
 	}
-	out, err := newAEAD(id).Open(nil, sealed[:nonceSize], sealed[nonceSize:], additionalData(k, r))
+	// One allocation holds the plaintext and, behind it, the additional data.
+	size := len(sealed) - nonceSize - tagSize
+	buf := make([]byte, size, size+additionalSize(r))
+	out, err := newAEAD(id).Open(buf[:0:size], sealed[:nonceSize], sealed[nonceSize:], appendAdditional(buf, k, r)[size:])
 	if err != nil {
 		return nil, ErrCorrupt
 	}
@@ -143,14 +146,18 @@ func newAEAD(id ID) cipher.AEAD {
 	return aead
 }
 
-// additionalData binds the ciphertext to the envelope version, the key ID (none),
-// the store key and the fields of the record that never change. All parts but
-// the last have a fixed length, so no two inputs give equal bytes.
-func additionalData(k store.Key, r store.Record) []byte {
-	b := make([]byte, 0, 2+len(k)+len(r.Handle)+8+len(r.Owner))
+// appendAdditional appends the additional data, which bind the ciphertext to
+// the envelope version, the key ID (none), the store key and the fields of the
+// record that never change. All parts but the last have a fixed length, so no
+// two inputs give equal bytes.
+func appendAdditional(b []byte, k store.Key, r store.Record) []byte {
 	b = append(b, Version, 0)
 	b = append(b, k[:]...)
 	b = append(b, r.Handle[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(r.Created.UnixMilli()))
 	return append(b, r.Owner...)
+}
+
+func additionalSize(r store.Record) int {
+	return 2 + len(store.Key{}) + len(store.Handle{}) + 8 + len(r.Owner)
 }

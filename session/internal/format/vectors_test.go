@@ -171,7 +171,7 @@ func TestVectorsOfRecords(t *testing.T) {
 	for _, v := range vectors.Records {
 		t.Run(v.Name, func(t *testing.T) {
 			id, rec := record(v.StoredVector)
-			if got := additionalData(id.Key(), rec); !bytes.Equal(got, v.AdditionalData) {
+			if got := appendAdditional(nil, id.Key(), rec); !bytes.Equal(got, v.AdditionalData) {
 				t.Errorf("additional data %x, want %x", got, []byte(v.AdditionalData))
 			}
 			plain, err := Open(id, id.Key(), rec, v.Unsealed)
