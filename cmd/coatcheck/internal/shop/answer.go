@@ -86,7 +86,7 @@ func (s *shop) answerSessionError(w http.ResponseWriter, r *http.Request, err er
 	case status == http.StatusServiceUnavailable && isLogout(r):
 		text = "You are signed out in this browser. The place where sessions are kept cannot be reached, so a copy of your session may live there until it expires."
 	case status == http.StatusServiceUnavailable:
-		text = "The place where sessions are kept cannot be reached. You are still signed in and your cart is safe. Please try again in a moment."
+		text = "The place where sessions are kept cannot be reached. Nothing is lost: if you were signed in, you still are, with your cart. Please try again in a moment."
 	case errors.Is(err, session.ErrEnded):
 		text = "You were signed out in the meantime, so this change was not saved. Please sign in and try again."
 	case status == http.StatusConflict:
