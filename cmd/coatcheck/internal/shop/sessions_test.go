@@ -413,11 +413,10 @@ func TestTrail(t *testing.T) {
 		t.Errorf("after many requests the page says %q", got)
 	}
 
-	a := v.post("/logout")
-	if _, cleared := a.sets("session-served"); cleared {
-		t.Error("wrong name of the cookie in this test")
+	if v.cookie("served") == "" {
+		t.Error("the trail has another cookie than this test looks for")
 	}
-	if _, cleared := a.sets("served"); !cleared {
+	if _, cleared := v.post("/logout").sets("served"); !cleared {
 		t.Error("a logout leaves the trail")
 	}
 }
@@ -453,7 +452,7 @@ func TestCookies(t *testing.T) {
 		{"strict", shop.Options{}, "__Host-session", "__Host-served"},
 		{"strict, named", shop.Options{CookieName: "__Host-session"}, "__Host-session", "__Host-served"},
 		{"development", shop.Options{InsecureCookie: true}, "session", "served"},
-		{"development, on a port", shop.Options{InsecureCookie: true, CookieName: "session-8080"}, "session-8080", "session-8080-served"},
+		{"development, on a port", shop.Options{InsecureCookie: true, CookieName: "session-8080"}, "session-8080", "served-session-8080"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h, err := shop.New(memstore.New(), "worker-1", &tt.opts)

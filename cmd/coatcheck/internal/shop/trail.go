@@ -30,7 +30,7 @@ func newTrail(server, sessionCookie string, insecure bool) trail {
 		// Cookies cross the ports of a host; the session's name tells shops apart.
 		name = "served"
 		if sessionCookie != "" {
-			name = sessionCookie + "-served"
+			name = "served-" + sessionCookie
 		}
 	}
 	return trail{server, http.Cookie{
