@@ -2,6 +2,7 @@ package shop
 
 import (
 	"crypto/sha256"
+	"crypto/subtle"
 	"net/http"
 	"strings"
 	"unicode"
@@ -28,7 +29,8 @@ func (s *shop) login(w http.ResponseWriter, r *http.Request, sess *session.Sessi
 		return no
 	}
 	// Hashed, so that their lengths are equal and the time tells nothing.
-	if !equal(sha256.Sum256([]byte(form.Get("password"))), sha256.Sum256([]byte(password))) {
+	got, want := sha256.Sum256([]byte(form.Get("password"))), sha256.Sum256([]byte(password))
+	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 		no := refusef(http.StatusUnauthorized, "The user name or the password is wrong. Here, every password is %s.", password)
 		no.login, no.user = true, user
 		return no

@@ -21,7 +21,7 @@ const screenshots = "COATCHECK_SCREENSHOTS"
 const firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
 
 // TestScreenshots makes pictures of the pages with a real browser, for people to
-// look at and for the README.
+// look at. shop.png is docs/shop.png, the one in the README.
 func TestScreenshots(t *testing.T) {
 	dir := os.Getenv(screenshots)
 	if dir == "" {
