@@ -307,6 +307,21 @@ func TestVersionsShareSessions(t *testing.T) {
 	})
 }
 
+// What is stored is the format's own encoding, which other programs may rely on.
+func TestCodecBytes(t *testing.T) {
+	raw := session.NewAttrCodec("value", bytesCodec{})
+	newBrowser(t).do(newManager(t, newCalls(), nil), func(s *session.Session) {
+		check(t, session.NewAttr[*wrapperspb.StringValue]("value").Set(s, wrapperspb.String("hi")))
+		if got := must(raw.Get(s))(t); string(got) != "\x0a\x02hi" {
+			t.Errorf("a message is stored as %q, want Protobuf", got)
+		}
+		check(t, session.NewAttr[basket]("value").Set(s, basket{Items: map[string]int{"b": 2, "a": 1}}))
+		if got := must(raw.Get(s))(t); string(got) != `{"items":{"a":1,"b":2}}` {
+			t.Errorf("a struct is stored as %s, want JSON", got)
+		}
+	})
+}
+
 // Equal messages are equal bytes, so setting one again writes nothing. Maps are
 // what Protobuf shuffles.
 func TestProtobufIsDeterministic(t *testing.T) {

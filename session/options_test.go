@@ -161,3 +161,57 @@ func TestInsecureCookieOverPlainHTTP(t *testing.T) {
 		}
 	}
 }
+
+// From says what is wrong with the wiring of an app.
+func TestFromPanics(t *testing.T) {
+	first := newManager(t, memstore.New(), nil)
+	second := newManager(t, memstore.New(), &session.Options{Cookie: session.Cookie{Name: "__Host-second"}})
+	for _, tt := range []struct {
+		name string
+		wrap func(http.Handler) http.Handler
+		from func(context.Context) *session.Session
+		says string // "" if it does not panic
+	}{
+		{"no Handler", func(h http.Handler) http.Handler { return h }, session.From, "Manager.Handler"},
+		{"no Handler of this manager", second.Handler, first.From, "Manager.Handler"},
+		{"which manager?", func(h http.Handler) http.Handler { return first.Handler(second.Handler(h)) }, session.From, "several managers"},
+		{"this manager", func(h http.Handler) http.Handler { return first.Handler(second.Handler(h)) }, first.From, ""},
+		{"Handler twice is Handler once", func(h http.Handler) http.Handler { return first.Handler(first.Handler(h)) }, session.From, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := tt.wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				defer func() {
+					p, _ := recover().(string)
+					if (p == "") != (tt.says == "") || !strings.Contains(p, tt.says) {
+						t.Errorf("From panicked with %q, want %q", p, tt.says)
+					}
+				}()
+				check(t, count.Set(tt.from(r.Context()), 1))
+			}))
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, site.String(), nil))
+			if got, want := len(w.Result().Cookies()), 1; tt.says == "" && got != want {
+				t.Errorf("%d cookies, want %d", got, want)
+			}
+		})
+	}
+}
+
+// A middleware applied twice loads and commits once.
+func TestHandlerTwice(t *testing.T) {
+	st := newCalls()
+	m := newManager(t, st, nil)
+	b := newBrowser(t)
+	b.signIn(m, "alice")
+	gets := st.count("get")
+	h := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		check(t, count.Update(m.From(r.Context()), add(1)))
+	}))
+	b.serve(m, h.ServeHTTP)
+	if got := st.count("get") - gets; got != 1 {
+		t.Errorf("the session was loaded %d times", got)
+	}
+	if owner, n := b.look(m); owner != "alice" || n != 1 {
+		t.Errorf("the next request finds %q, %d", owner, n)
+	}
+}

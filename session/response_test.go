@@ -687,6 +687,28 @@ func TestResponseCaching(t *testing.T) {
 	})
 }
 
+// What a middleware outside has put into the header stays when a commit fails.
+func TestResponseFailureKeepsOuterHeader(t *testing.T) {
+	st := newCalls()
+	m := newManager(t, st, nil)
+	st.before = func(string, store.Key) error { return store.ErrTooLarge }
+	h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Request-ID", "another")
+		w.Header().Del("Strict-Transport-Security")
+		check(t, count.Set(m.From(r.Context()), 1))
+	}))
+	w := httptest.NewRecorder()
+	w.Header().Set("X-Request-ID", "7")
+	w.Header().Set("Strict-Transport-Security", "max-age=1")
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	if w.Code != http.StatusInternalServerError {
+		t.Errorf("status %d, want 500", w.Code)
+	}
+	if id, hsts := w.Header().Get("X-Request-ID"), w.Header().Get("Strict-Transport-Security"); id != "7" || hsts != "max-age=1" {
+		t.Errorf("the headers from outside are %q and %q", id, hsts)
+	}
+}
+
 // When the commit of one manager fails, the cookie by which another one told of
 // a sign-in stays.
 func TestResponseFailureKeepsOtherManagersCookie(t *testing.T) {
