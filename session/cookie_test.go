@@ -155,13 +155,17 @@ func TestCookieOversizedOnTheWire(t *testing.T) {
 		wi.mux.Handle("/", m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, "owner "+m.From(r.Context()).Owner())
 		})))
-		for size, want := range map[int]int{4 << 10: 200, 1000 << 10: 200, 2 << 20: 431} {
+		sizes := map[int]int{4 << 10: 200, 1000 << 10: 200}
+		if !http2 { // over HTTP/2 such a header ends the connection, in one of several ways
+			sizes[2<<20] = 431
+		}
+		for size, want := range sizes {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, wi.URL, nil)
 			check(t, err)
 			req.Header.Set("Cookie", "__Host-session="+strings.Repeat("A", size))
 			resp, err := wi.Client().Do(req)
 			if err != nil && want == 431 {
-				continue // HTTP/2 clients see the limit before they send
+				continue // the server hung up before the client had sent it all
 			}
 			check(t, err)
 			resp.Body.Close()
