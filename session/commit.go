@@ -192,9 +192,10 @@ func (s *Session) checkSize(p format.Payload, size int) error {
 // ever applied twice. On ErrConflict it returns the newer record.
 func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.Record) (newer store.Record, err error) {
 	var lost error // the last error that left the outcome open
+	unread := context.DeadlineExceeded
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
-			return store.Record{}, outcomeOpen(lost, ctx.Err())
+			return store.Record{}, outcomeOpen(lost, unread)
 		}
 		err := m.call(ctx, func(ctx context.Context) error {
 			return m.store.Replace(ctx, k, old, rec)
@@ -213,6 +214,7 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 		case errors.Is(err, store.ErrNotFound):
 			return store.Record{}, err
 		case err != nil:
+			unread = err
 			afterFailure.wait(ctx, try)
 		case format.Same(cur, rec):
 			return store.Record{}, nil
@@ -263,10 +265,11 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 }
 
 // outcomeOpen is the error for giving up on a store that does not answer. If a
-// write may have reached it, that is ErrAmbiguous too.
+// write may have reached it, lost says what went wrong then, and the error is
+// ErrAmbiguous too.
 func outcomeOpen(lost, err error) error {
 	if lost != nil {
-		return fmt.Errorf("%w: %w (last: %w)", ErrUnavailable, ErrAmbiguous, err)
+		return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrAmbiguous, lost)
 	}
 	return unavailable(err)
 }

@@ -165,6 +165,15 @@ func TestOutageDuringCommit(t *testing.T) {
 			t.Errorf("%d tries against a dead store in 5 s; pauses must grow", tries)
 		}
 		st.before = nil
+		b.do(m, func(s *session.Session) {
+			check(t, count.Update(s, add(1)))
+			st.before = down
+			err := s.Commit(t.Context())
+			if !errors.Is(err, session.ErrUnavailable) || !errors.Is(err, session.ErrAmbiguous) || !errors.Is(err, errLost) {
+				t.Errorf("Commit gave %v; want ErrUnavailable and ErrAmbiguous with the store's own error", err)
+			}
+		})
+		st.before = nil
 		if _, n := b.look(m); n != 1 {
 			t.Errorf("count is %d, want 1", n)
 		}

@@ -97,12 +97,16 @@ func flawsOf(f textFile) []string {
 	return found
 }
 
-var markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+var (
+	codeBlock    = regexp.MustCompile("(?ms)^```.*?^```$")
+	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+)
 
 // brokenLinks lists the relative links of a Markdown file that lead nowhere.
 func brokenLinks(tree fs.FS, f textFile) []string {
 	var found []string
-	for _, m := range markdownLink.FindAllStringSubmatch(string(f.data), -1) {
+	text := codeBlock.ReplaceAllString(string(f.data), "")
+	for _, m := range markdownLink.FindAllStringSubmatch(text, -1) {
 		target, _, _ := strings.Cut(m[1], "#")
 		if target == "" || strings.Contains(target, ":") {
 			continue // a place on the same page, or another site
