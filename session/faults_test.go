@@ -3,7 +3,7 @@ package session_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -595,15 +595,16 @@ func TestFault15SecretsInLogs(t *testing.T) {
 		CommitTimeout: 5 * time.Millisecond, MaxSize: 5000,
 	})
 	b := newBrowser(t)
+	var printed string
 	const owner, value = "alice@secret.example", "hunter2-hunter2"
 	b.do(m, func(s *session.Session) {
 		check(t, s.SignIn(t.Context(), owner, nil))
 		check(t, name.Set(s, value))
-		for _, form := range []string{"%v", "%+v", "%s", "%d", "%x"} {
-			fmt.Fprintf(&log, form+"\n", s.Handle())
+		for _, form := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x"} {
+			fmt.Fprintf(&log, form+" "+form+"\n", s, s.Handle())
 		}
-		text, err := json.Marshal(s)
-		fmt.Fprintln(&log, string(text), err)
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("session: here", "session", s)
+		printed = log.String()
 	})
 	ids := []string{b.id()}
 	provoke := func(f func(s *session.Session)) { ids = append(ids, b.id()); b.do(m, f) }
@@ -634,6 +635,14 @@ func TestFault15SecretsInLogs(t *testing.T) {
 		if secret != "" && strings.Contains(log.String(), secret) {
 			t.Errorf("the log shows %q:\n%s", secret, log.String())
 		}
+	}
+	for _, b := range must(base64.RawURLEncoding.DecodeString(ids[0]))(t)[:4] {
+		// Printed as numbers, the ID would show all of its bytes.
+		ids[0] = fmt.Sprintf("%s %d", ids[0], b)
+	}
+	_, numbers, _ := strings.Cut(ids[0], " ")
+	if strings.Contains(printed, numbers) {
+		t.Errorf("printing a session shows its ID as numbers: %s", printed)
 	}
 	if !strings.Contains(log.String(), "session:") {
 		t.Error("nothing was logged: the test has lost its reach")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -73,6 +75,12 @@ func ParseHandle(s string) (Handle, error) {
 	}
 	return h, nil
 }
+
+// Format implements [fmt.Formatter]: no verb shows more than the handle.
+func (s *Session) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "session(%v)", s.Handle()) }
+
+// LogValue implements [slog.LogValuer]: no log shows more than the handle.
+func (s *Session) LogValue() slog.Value { return slog.StringValue(s.Handle().String()) }
 
 // Owner returns the account that the session belongs to, "" before sign-in.
 func (s *Session) Owner() string {

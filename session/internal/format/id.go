@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 
 	"github.com/coatcheck/coatcheck/store"
 )
@@ -45,6 +46,9 @@ func ParseID(s string) (ID, bool) {
 	}
 	return id, true
 }
+
+// Format implements [fmt.Formatter]: no verb shows the ID.
+func (ID) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[hidden]")) }
 
 // Encode returns the text form of id.
 func (id ID) Encode() string { return encoding.EncodeToString(id[:]) }
