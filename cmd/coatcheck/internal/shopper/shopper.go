@@ -1,0 +1,269 @@
+// Package shopper sends shoppers to a shop: each has a browser with a cookie jar
+// of its own, goes on journeys over real HTTP, and knows what the shop must hold
+// for it. What the shop says otherwise is classified and counted, with the first
+// of each kind told in full.
+//
+// A shopper knows what was acknowledged, and no more: after a request without an
+// answer the shop may hold either, and the next answer tells which.
+package shopper
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options of [Run].
+type Options struct {
+	// Duration is after how long the shoppers stop. If zero, they stop for
+	// another reason.
+	Duration time.Duration
+
+	// Journeys is after how many journeys each shopper stops. If zero, they stop
+	// for another reason.
+	Journeys int
+
+	// Think is how long a shopper looks at a page before the next step, on
+	// average. If zero, it is 100 ms.
+	Think time.Duration
+
+	// Seed decides what the shoppers do. If zero, it is random, and the result
+	// tells it.
+	Seed uint64
+
+	// TLS is the configuration of the shoppers' connections. If nil, it is the
+	// system's.
+	TLS *tls.Config
+
+	// Observe is told of every request when it is over, by many goroutines at
+	// once. If nil, nobody is.
+	Observe func(Request)
+}
+
+// A Request is what came of one request.
+type Request struct {
+	Shopper string
+	Method  string
+	Path    string
+	Start   time.Time
+	Took    time.Duration
+	Status  int    // 0 if there was no answer
+	Server  string // what X-Served-By said
+	Fault   Kind   // FailedRequest, Unrepeatable or ""
+}
+
+// Run lets n shoppers shop at the address, and returns what they met with. They
+// stop when the options say so or ctx ends; then each finishes the step it is
+// at, for a request that is cut off would look like a fault of the shop.
+func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error) {
+	var o Options
+	if opts != nil {
+		o = *opts
+	}
+	if u, err := url.Parse(shop); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, errors.New("shopper: the shop's address must be like http://127.0.0.1:8080")
+	}
+	if n < 1 {
+		return nil, fmt.Errorf("shopper: %d shoppers: there must be at least one", n)
+	}
+	if o.Think == 0 {
+		o.Think = 100 * time.Millisecond
+	}
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
+	if o.Duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.Duration)
+		defer cancel()
+	}
+	t := newTally(n, o.Seed, o.Observe)
+	var wg sync.WaitGroup
+	for i := range n {
+		s := &shopper{
+			name:  fmt.Sprintf("shopper-%d", i+1),
+			shop:  strings.TrimSuffix(shop, "/"),
+			rng:   rand.New(rand.NewPCG(o.Seed, uint64(i))),
+			think: o.Think,
+			tally: t,
+			client: &http.Client{
+				Transport: &http.Transport{TLSClientConfig: o.TLS, MaxIdleConnsPerHost: 2}, // two tabs
+				Timeout:   patience,
+				CheckRedirect: func(*http.Request, []*http.Request) error {
+					return http.ErrUseLastResponse
+				},
+			},
+		}
+		wg.Go(func() { s.shopFor(ctx, o.Journeys) })
+	}
+	wg.Wait()
+	return t.result(), nil
+}
+
+// shopper is one of them. Its name is also the one it signs in by.
+type shopper struct {
+	name   string
+	shop   string
+	rng    *rand.Rand
+	think  time.Duration
+	tally  *tally
+	client *http.Client
+
+	belief belief
+
+	mu          sync.Mutex
+	trace       []string // the last requests
+	interrupted bool     // something was wrong in this journey
+}
+
+func (s *shopper) shopFor(ctx context.Context, journeys int) {
+	defer s.client.CloseIdleConnections()
+	// Not all at once.
+	if !pause(ctx, time.Duration(s.rng.Float64()*float64(s.think))) {
+		return
+	}
+	for i := 0; journeys == 0 || i < journeys; i++ {
+		plan := newPlan(s.rng, s.think)
+		s.takeFreshBrowser()
+		s.interrupted = false
+		s.tally.begin()
+		for _, st := range plan {
+			if !pause(ctx, st.think) {
+				return
+			}
+			s.take(st)
+		}
+	}
+}
+
+// pause reports whether there is time for another step.
+func pause(ctx context.Context, d time.Duration) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *shopper) takeFreshBrowser() {
+	s.client.Jar, _ = cookiejar.New(nil) // never an error
+	s.belief = belief{{}}
+}
+
+// take takes a step and looks at what the shop says then.
+func (s *shopper) take(st step) {
+	if st.signedIn && !s.belief.mayBe(s.name) {
+		// What was noticed has cost the sign-in: a person would sign in again.
+		s.signIn()
+		s.check()
+	}
+	switch st.kind {
+	case browse:
+		s.browse()
+	case signIn:
+		s.signIn()
+	case signOut:
+		s.signOut()
+	case addOne:
+		s.add(st.items[0])
+	case addInTwoTabs:
+		s.addInTwoTabs(st.items)
+	}
+	s.check()
+}
+
+func (s *shopper) signIn() {
+	a := s.send(http.MethodPost, "/login", url.Values{"user": {s.name}, "password": {"demo"}})
+	s.changed(a, toSignIn(s.name))
+}
+
+func (s *shopper) signOut() {
+	a := s.send(http.MethodPost, "/logout", nil)
+	s.changed(a, toSignOut)
+}
+
+func (s *shopper) add(it item) {
+	s.changed(s.sendItem(it), toAdd(it))
+}
+
+// addInTwoTabs adds all at once. What an answer says may be without the other
+// addition, so none is judged.
+func (s *shopper) addInTwoTabs(items []item) {
+	if !s.belief.mayBe(s.name) {
+		// Parallel first requests of a visitor without a cookie make a session each.
+		for _, it := range items {
+			s.add(it)
+		}
+		return
+	}
+	answers := make([]answer, len(items))
+	var wg sync.WaitGroup
+	for i, it := range items {
+		wg.Go(func() { answers[i] = s.sendItem(it) })
+	}
+	wg.Wait()
+	for i, a := range answers {
+		s.belief = s.belief.after(toAdd(items[i]), a.known)
+	}
+}
+
+func (s *shopper) sendItem(it item) answer {
+	return s.send(http.MethodPost, "/cart", url.Values{"sku": {it.sku}, "qty": {fmt.Sprint(it.qty)}})
+}
+
+// changed takes an answer to a change into account.
+func (s *shopper) changed(a answer, c change) {
+	s.belief = s.belief.after(c, a.known)
+	if a.known {
+		s.judge(a)
+	}
+}
+
+func (s *shopper) browse() {
+	s.send(http.MethodGet, "/", nil)
+}
+
+// check asks the shop who the shopper is and what is in the cart.
+func (s *shopper) check() {
+	if a := s.send(http.MethodGet, "/api/session", nil); a.known {
+		s.judge(a)
+	} else if len(s.belief) > maxBelief {
+		s.takeFreshBrowser() // too much is unknown to judge the next answer by
+	}
+}
+
+// judge compares an answer with what the shopper believes. After a discrepancy
+// it goes on in a fresh browser, so that one fault is counted once.
+func (s *shopper) judge(a answer) {
+	v := s.belief.judge(a.state)
+	if v == (verdict{}) {
+		s.belief = belief{a.state}
+		return
+	}
+	s.tally.discrepancy(v, s.example(fmt.Sprintf("%s said %s where %s was right", orNobody(a.server), a.state, s.belief)))
+	s.takeFreshBrowser()
+}
+
+// example tells what is wrong.
+func (s *shopper) example(what string) Example {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ex := Example{Shopper: s.name, What: what, Trace: slices.Clone(s.trace), interrupts: !s.interrupted}
+	s.interrupted = true
+	return ex
+}
