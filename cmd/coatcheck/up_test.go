@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -211,51 +210,6 @@ func TestUpScales(t *testing.T) {
 	for range 4 {
 		servedBy(t, u)
 	}
-}
-
-// slowPost is a request that is in flight at one worker until finish is called.
-type slowPost struct {
-	t    *testing.T
-	conn net.Conn
-	rest string
-}
-
-// startSlowPost sends the head and most of the body of a form, more than the
-// buffers on the way hold back.
-func startSlowPost(t *testing.T, u *uptest.Up) *slowPost {
-	t.Helper()
-	shop, err := url.Parse(u.Shop)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.Dial("tcp", shop.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	body := "sku=apple&qty=1&pad=" + strings.Repeat("x", 12<<10)
-	p := &slowPost{t: t, conn: conn, rest: body[len(body)-1:]}
-	_, err = fmt.Fprintf(conn, "POST /cart HTTP/1.1\r\nHost: %s\r\nAccept: application/json\r\n"+
-		"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s",
-		shop.Host, len(body), body[:len(body)-1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
-// finish sends the rest and returns the status of the answer.
-func (p *slowPost) finish() int {
-	p.t.Helper()
-	if _, err := io.WriteString(p.conn, p.rest); err != nil {
-		p.t.Fatal(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(p.conn), nil)
-	if err != nil {
-		p.t.Fatalf("a request in flight was lost: %v", err)
-	}
-	resp.Body.Close()
-	return resp.StatusCode
 }
 
 // busy waits until a worker has a request in flight, and returns it.

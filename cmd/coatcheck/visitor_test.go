@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,21 @@ func (v *visitor) look() state {
 	return s
 }
 
+// cookie returns the visitor's session cookie.
+func (v *visitor) cookie(u *uptest.Up) *http.Cookie {
+	v.t.Helper()
+	shop, err := url.Parse(v.shop)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	cookies := v.client.Jar.Cookies(shop)
+	i := slices.IndexFunc(cookies, func(c *http.Cookie) bool { return c.Name == u.Cookie })
+	if i < 0 {
+		v.t.Fatalf("the visitor has no cookie %s", u.Cookie)
+	}
+	return cookies[i]
+}
+
 func (v *visitor) mustHave(user string, apples int) state {
 	v.t.Helper()
 	s := v.look()
@@ -100,20 +116,31 @@ func TestVisitorDoesNotNoticeThatServersDie(t *testing.T) {
 	v := newVisitor(t, u, nil)
 	v.post("/login", url.Values{"user": {"alice"}, "password": {"demo"}})
 	v.post("/cart", url.Values{"sku": {"apple"}, "qty": {"2"}})
-	servers := make(map[string]bool)
-	for range 6 {
-		servers[v.mustHave("alice", 2).ServedBy] = true
+	rotation := func(apples int) []string {
+		t.Helper()
+		var order []string
+		for range 30 {
+			order = append(order, v.mustHave("alice", apples).ServedBy)
+		}
+		for i, name := range order {
+			if name != order[i%3] {
+				t.Errorf("30 requests were not answered in rotation: %v", order)
+				break
+			}
+		}
+		return slices.Sorted(slices.Values(order[:3]))
 	}
-	if len(servers) != 3 {
-		t.Errorf("6 requests were answered by %v, want 3 servers", servers)
+	if got, want := rotation(2), []string{"worker-1", "worker-2", "worker-3"}; !slices.Equal(got, want) {
+		t.Errorf("answered by %v, want %v", got, want)
 	}
 	u.Kill("worker-1")
+	v.mustHave("alice", 2)
 	u.Kill("worker-3")
 	v.mustHave("alice", 2)
 	v.post("/cart", url.Values{"sku": {"apple"}, "qty": {"1"}})
 	u.AwaitWorkers(3)
-	for range 6 {
-		v.mustHave("alice", 3)
+	if got, want := rotation(3), []string{"worker-2", "worker-4", "worker-5"}; !slices.Equal(got, want) {
+		t.Errorf("answered by %v, want the survivor and its new companions, %v", got, want)
 	}
 	u.Scale(5)
 	u.AwaitWorkers(5)
