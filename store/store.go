@@ -78,6 +78,9 @@ var (
 	ErrInvalid = errors.New("invalid session record")
 	// ErrTooLarge: the record is over the store's own limit; nothing was sent.
 	ErrTooLarge = errors.New("session record too large")
+	// ErrCorrupt: what is stored under the key is not a record. It does not heal
+	// by waiting; deleting it does.
+	ErrCorrupt = errors.New("session record is damaged")
 	// ErrAmbiguous: the write may or may not have happened.
 	ErrAmbiguous = errors.New("outcome of session write unknown")
 )
@@ -93,7 +96,7 @@ var (
 // of the above; never as success, conflict or absence.
 type Store interface {
 	// Get returns the live record under k, session or marker, or ErrNotFound
-	// when it is absent or expired.
+	// when it is absent or expired, or ErrCorrupt.
 	Get(ctx context.Context, k Key) (Record, error)
 
 	// Create stores r under k if no live record is there, else it returns
