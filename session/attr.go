@@ -1,6 +1,10 @@
 package session
 
-import "unicode/utf8"
+import (
+	"fmt"
+	"slices"
+	"unicode/utf8"
+)
 
 // Attr is a typed value of a session, declared once per package:
 //
@@ -71,7 +75,8 @@ func (a Attr[T]) Delete(s *Session) {
 // Update replaces the value in s by what f makes of it; f gets the zero value
 // if there is none. No update is lost: if another request changes the session
 // before this one commits, f runs again on the newer value. So f must depend
-// on its argument alone and have no effect but its result.
+// on its argument alone and have no effect but its result. It must not use s,
+// which waits for it: that would hang for ever.
 //
 // An error of f on this first run is returned as it is and changes nothing. On
 // a later run it makes the commit fail with ErrRefused. A value that does not
@@ -93,10 +98,22 @@ func (a Attr[T]) Update(s *Session, f func(T) (T, error)) error {
 func (a Attr[T]) encode(v T) ([]byte, error) {
 	b, err := a.codec.Encode(v)
 	if err != nil {
-		return nil, errorf("attribute %q does not encode: %w", a.name, err)
+		return nil, &encodeError{a.name, err}
 	}
-	return b, nil
+	return slices.Clone(b), nil // the codec may use its buffer again
 }
+
+// encodeError leaves the codec's error, which may quote the value, out of its
+// text.
+type encodeError struct {
+	attr string
+	err  error
+}
+
+func (e *encodeError) Error() string {
+	return fmt.Sprintf("session: the value given to attribute %q does not encode", e.attr)
+}
+func (e *encodeError) Unwrap() error { return e.err }
 
 func (a Attr[T]) decode(v value) (T, error) {
 	if !v.ok {

@@ -38,7 +38,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 		s.resetChanges()
 		return nil
 	}
-	if s.headerSent() {
+	if s.headerSent {
 		s.resetChanges()
 		return ErrHeadersSent
 	}
@@ -57,7 +57,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 	}
 	s.id, s.key = id, id.Key()
 	s.setBase(rec, p)
-	s.tellBrowser(cookieSet)
+	s.cookie = cookieSet
 	return nil
 }
 
@@ -68,10 +68,27 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 	var line line // of those in this process who want to write the same record
 	defer line.leave()
 	for try := 0; ; try++ {
+		if err := s.rejectStale(); err != nil {
+			return err
+		}
 		if !rewrite && format.EqualAttrs(s.attrs, s.payload.Attrs) {
-			s.resetChanges()
-			s.touch(ctx)
-			return nil
+			// Nothing to write, unless somebody else has written since.
+			cur, err := s.m.get(ctx, s.key)
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+				return s.endedNow()
+			case err != nil:
+				return s.commitFailed(unavailable(err))
+			case cur.Version == s.base.Version:
+				s.resetChanges()
+				line.leave()
+				s.touch(ctx)
+				return nil
+			}
+			if err := s.rebase(cur); err != nil {
+				return err
+			}
+			continue
 		}
 		p := s.payload
 		p.Attrs = s.attrs
@@ -84,20 +101,21 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		newer, err := s.m.swap(ctx, s.key, s.base.Version, rec)
 		switch {
 		case err == nil:
+			s.committed(ctx)
 			s.setBase(rec, p)
 			return nil
 		case errors.Is(err, store.ErrNotFound):
-			return s.endedBy(ReasonUnknown)
+			return s.endedNow()
 		case !errors.Is(err, store.ErrConflict):
 			return s.commitFailed(err)
 		}
-		s.m.observe(ctx, Event{Kind: EventConflict})
+		s.observe(ctx, Event{Kind: EventConflict})
 		if try == 0 {
 			// Whoever waited for its turn starts from the newest values.
 			if line.join(ctx, &s.m.queues, s.key) == nil {
 				cur, err := s.m.get(ctx, s.key)
 				if errors.Is(err, store.ErrNotFound) {
-					return s.endedBy(ReasonUnknown)
+					return s.endedNow()
 				}
 				if err == nil {
 					newer = cur
@@ -106,15 +124,26 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		} else {
 			afterConflict.wait(ctx, try)
 		}
-		if err := s.rebase(ctx, newer); err != nil {
+		if err := s.rebase(newer); err != nil {
 			return err
 		}
 	}
 }
 
+// endedNow notes that the record is gone, for the reason that the clock tells.
+func (s *Session) endedNow() error {
+	switch now := time.Now(); {
+	case !now.Before(s.m.deadline(s.base)):
+		return s.endedBy(ReasonAbsolute)
+	case !now.Before(s.base.Expires):
+		return s.endedBy(ReasonIdle)
+	}
+	return s.endedBy(ReasonUnknown)
+}
+
 // rebase makes a newer record the base of the session and replays the journal
 // on it.
-func (s *Session) rebase(ctx context.Context, rec store.Record) error {
+func (s *Session) rebase(rec store.Record) error {
 	if rec.IsMarker() {
 		return s.endedBy(endReason(s.key, rec))
 	}
@@ -122,7 +151,7 @@ func (s *Session) rebase(ctx context.Context, rec store.Record) error {
 	if err != nil {
 		return s.commitFailed(unavailable(err))
 	}
-	attrs, err := s.replay(ctx, p)
+	attrs, err := s.replay(p)
 	if err != nil {
 		s.setBase(rec, p)
 		return err
@@ -137,6 +166,10 @@ func (s *Session) rebase(ctx context.Context, rec store.Record) error {
 // more changes: building on values that may or may not be stored would apply
 // them twice.
 func (s *Session) commitFailed(err error) error {
+	var ended *EndedError
+	if errors.As(err, &ended) {
+		return s.endedBy(ended.Reason)
+	}
 	s.resetChanges()
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrAmbiguous) {
 		s.broken = err
@@ -154,6 +187,9 @@ func (s *Session) fill(id format.ID, rec *store.Record, p format.Payload) (forma
 		rec.Expires = rec.Deadline
 	}
 	*rec = rec.Truncate()
+	if !rec.Live(time.Now()) { // only the deadline can have passed
+		return format.Payload{}, &EndedError{Reason: ReasonAbsolute}
+	}
 	p.IdleTimeout = policy.Idle
 	plain := p.Append(nil)
 	if err := s.checkSize(p, len(plain)); err != nil {
@@ -182,8 +218,8 @@ func (s *Session) checkSize(p format.Payload, size int) error {
 		return fmt.Errorf("session: %w: %d bytes of values, of which attribute %q takes %d; Options.MaxSize is %d. Keep large things in a database and their keys in the session",
 			ErrTooLarge, size, largest, most, s.m.opts.MaxSize)
 	}
-	s.m.log().Warn("session: a session is larger than 4 KiB, which every request has to fetch", "bytes", size, "largest_attr", largest)
-	s.m.observe(context.Background(), Event{Kind: EventLarge, Attr: largest})
+	s.warn(context.Background(), "a session is larger than 4 KiB, which every request has to fetch", "bytes", size, "largest_attr", largest)
+	s.observe(context.Background(), Event{Kind: EventLarge, Attr: largest})
 	return nil
 }
 
@@ -201,6 +237,8 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 			return m.store.Replace(ctx, k, old, rec)
 		})
 		switch {
+		case errors.Is(err, store.ErrInvalid) && !rec.Live(time.Now()):
+			return store.Record{}, store.ErrNotFound // it expired on the way
 		case err == nil, errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
 			return store.Record{}, err
 		case errors.Is(err, store.ErrNotFound):
@@ -260,6 +298,8 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 			return p, nil
 		case err == nil:
 			return p, ErrAmbiguous // 256 random bits met twice: something is broken
+		case !errors.Is(err, store.ErrNotFound):
+			afterFailure.wait(ctx, try)
 		}
 	}
 }
@@ -280,34 +320,40 @@ func (s *Session) touch(ctx context.Context) {
 	if !s.exists() || s.closed() != nil {
 		return
 	}
-	idle := s.m.opts.Policy.Idle
-	deadline := s.m.deadline(s.base)
-	expires := time.Now().Add(idle)
-	if expires.After(deadline) {
-		expires = deadline
+	now, idle, was := time.Now(), s.m.opts.Policy.Idle, s.payload.IdleTimeout
+	expires := now.Add(idle)
+	if d := s.m.deadline(s.base); expires.After(d) {
+		expires = d
 	}
-	newPolicy := s.payload.IdleTimeout != idle || deadline.Before(s.base.Deadline)
-	if !newPolicy && expires.Sub(s.base.Expires) < idle/10 {
+	// A shorter policy lowers the expiry. A longer one waits until activity is
+	// due by either, so that servers of both do not rewrite it in turn.
+	lower := s.base.Expires.Sub(expires) > idle/10
+	due := expires.Sub(s.base.Expires) >= idle/10 &&
+		(was == idle || now.Sub(s.base.Expires.Add(-was)) >= min(was, idle)/10)
+	if !lower && !due {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 	defer cancel()
 	var err error
-	if newPolicy {
-		// Only a rewrite can say so, and lower the expiry.
+	if lower || was != idle {
+		// Only a rewrite can lower the expiry, and say which policy it is by.
 		err = s.commitChanges(ctx, true)
-	} else {
-		err = s.m.call(ctx, func(ctx context.Context) error {
-			return s.m.store.Touch(ctx, s.key, expires)
-		})
+		s.broken = nil // this request changed nothing, so nothing is undecided
+	} else if err = s.m.call(ctx, func(ctx context.Context) error {
+		return s.m.store.Touch(ctx, s.key, expires)
+	}); err == nil {
+		base := s.base
+		base.Expires = expires
+		s.setFacts(base, s.payload)
 	}
 	switch {
 	case err == nil:
-		s.base.Expires = expires
-	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrEnded):
-		_ = s.endedBy(ReasonUnknown) // this request changed nothing, so nobody need be told
+	case errors.Is(err, store.ErrNotFound):
+		_ = s.endedNow() // nor need it be told
+	case errors.Is(err, ErrEnded):
 	default:
-		s.m.log().WarnContext(ctx, "session: could not record activity", "error", err)
-		s.m.observe(ctx, Event{Kind: EventTouchFailed, Err: err})
+		s.warn(ctx, "could not record activity", "error", err)
+		s.observe(ctx, Event{Kind: EventTouchFailed, Err: err})
 	}
 }

@@ -16,19 +16,26 @@ import (
 // ErrUnavailable; the cookie is cleared all the same, but the record lives
 // until it expires.
 func (s *Session) Destroy(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
+	k := s.key
+	if !s.exists() {
+		k = s.leftover
+	}
 	var err error
-	if s.exists() {
+	if !k.IsZero() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 		defer cancel()
-		if err = s.m.end(ctx, s.key, ReasonLogout); err != nil {
+		if err = s.m.end(ctx, k, ReasonLogout); err != nil {
 			err = unavailable(err)
 		}
 	}
 	s.forget()
 	s.ended, s.broken, s.refused = nil, nil, false
-	s.tellBrowser(cookieClear)
+	s.cookie = cookieClear
+	if s.headerSent {
+		s.lateChange(ctx, ErrHeadersSent)
+	}
 	return err
 }
 
@@ -49,19 +56,21 @@ func (m *Manager) end(ctx context.Context, k store.Key, why Reason) error {
 	return nil
 }
 
-// endOne deletes the record under k and returns where its session went on.
+// endOne deletes the record under k and returns where its session went on. It
+// must read before it deletes: a deleted marker leads nowhere.
 func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next store.Key, err error) {
 	for try := 0; ; try++ {
 		rec, err := m.get(ctx, k)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 			return store.Key{}, nil
+		case errors.Is(err, store.ErrCorrupt):
+			return store.Key{}, m.remove(ctx, k)
+		case err != nil && ctx.Err() != nil:
+			return store.Key{}, err
 		case err != nil:
-			// Deleting may work although reading does not.
-			if del := m.remove(ctx, k); del != nil {
-				return store.Key{}, err
-			}
-			return store.Key{}, nil
+			afterFailure.wait(ctx, try)
+			continue
 		case rec.IsMarker():
 			if rec.Next != k {
 				next = rec.Next
@@ -71,10 +80,15 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		_, err = m.swap(ctx, k, rec.Version, markerFor(rec, k, []byte(why)))
 		switch {
 		case err == nil:
-			m.discard(ctx, k) // the marker alone ends the session
+			// The marker alone ends the session; this is for tidiness.
+			if err := m.remove(ctx, k); err != nil {
+				m.log().WarnContext(ctx, "session: the marker of an ended session could not be removed; it stays until it expires", "error", err)
+			}
 			return store.Key{}, nil
 		case errors.Is(err, store.ErrNotFound):
 			return store.Key{}, nil
+		case errors.Is(err, store.ErrInvalid): // a record that no marker can follow
+			return store.Key{}, m.remove(ctx, k)
 		case !errors.Is(err, store.ErrConflict):
 			return store.Key{}, err
 		}

@@ -40,6 +40,11 @@ var (
 	// first byte is written.
 	ErrHeadersSent = errors.New("response header was already sent, so the session cookie cannot be set")
 
+	// ErrFinished: the handler of the request has returned, so its session takes
+	// no more changes. A goroutine that outlives its request needs a store of its
+	// own for what it does.
+	ErrFinished = errors.New("the request of this session is over")
+
 	// ErrRefused: the function given to [Attr.Update] returned an error when it
 	// ran again on newer values. The error wraps that error too.
 	ErrRefused = errors.New("session update refused on newer values")
@@ -86,8 +91,8 @@ func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, 
 
 // StatusCode returns the HTTP status that answers err: 503 for ErrUnavailable,
 // 409 Conflict for ErrEnded, ErrConflict and ErrRefused, else 500. An
-// ErrAmbiguous of a store that answers is a 500: a 503 would invite a retry
-// that could apply a change twice.
+// ErrAmbiguous of a store that answers is a 500: a 503 invites a retry, which
+// could apply the change twice.
 func StatusCode(err error) int {
 	switch {
 	case errors.Is(err, ErrUnavailable):
@@ -108,6 +113,9 @@ func DefaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	switch status {
 	case http.StatusServiceUnavailable:
 		text = "The service is briefly unavailable. You are still signed in; please try again in a moment."
+		if errors.Is(err, ErrAmbiguous) {
+			text = "The service is briefly unavailable. You are still signed in; please check in a moment whether your change was saved."
+		}
 		w.Header().Set("Retry-After", "1")
 	case http.StatusConflict:
 		text = "Your session changed in the meantime, so this change was not saved. Please reload and try again."

@@ -25,7 +25,11 @@ func (f Flash[T]) Add(s *Session, v T) error {
 	item := flashItem{value: b}
 	_, _ = rand.Read(item.id[:])
 	return s.record(change{attr: f.attr.name, apply: func(old value) (value, error) {
-		return value{item.append(old.b), true}, nil
+		var list []byte // what is damaged in the old one would hide the item
+		for _, i := range append(parseFlash(old.b), item) {
+			list = i.append(list)
+		}
+		return value{list, true}, nil
 	}})
 }
 
@@ -79,8 +83,6 @@ type flashID [8]byte
 const flashField = 1
 
 func (i flashItem) append(b []byte) []byte {
-	// The old bytes are shared with the record they came from.
-	b = append(make([]byte, 0, len(b)+len(i.id)+len(i.value)+8), b...)
 	b = protowire.AppendTag(b, flashField, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(len(i.id)+len(i.value)))
 	b = append(b, i.id[:]...)

@@ -21,28 +21,29 @@ type request struct {
 // Handler returns next with sessions: [Manager.From] finds the session of each
 // request, and what next changed is committed before the first byte of the
 // response leaves. If the session cannot be loaded or committed,
-// [Options.ErrorHandler] answers in next's place. A panic of next is passed on
-// and commits nothing.
+// [Options.ErrorHandler] answers in next's place. A panic that leaves next is
+// passed on and commits nothing; a middleware that recovers it should be
+// outside of this one.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.opts.Skip != nil && m.opts.Skip(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		nested := r.Context().Value(contextKey{}) != nil
-		if nested {
-			if _, ok := m.Lookup(r.Context()); ok { // Handler was applied twice
-				next.ServeHTTP(w, r)
-				return
-			}
+		id, hasID := m.cookie.read(r.Header)
+		outer, _ := r.Context().Value(contextKey{}).(*Session)
+		if outer != nil && m.served(w, r, id) {
+			next.ServeHTTP(w, r)
+			return
 		}
 		q := &request{}
 		s := &q.session
-		s.m, s.nested = m, nested
+		s.m, s.w = m, &q.writer
+		s.nested = outer != nil && outer.m != m
 		q.context = requestContext{Context: r.Context(), session: s}
-		if id, ok := m.cookie.read(r.Header); ok {
+		if hasID {
 			now := time.Now()
-			q.call = callContext{parent: r.Context(), deadline: now.Add(m.opts.StoreTimeout)}
+			q.call = callContext{parent: &q.context, deadline: now.Add(m.opts.StoreTimeout)}
 			err := s.load(&q.call, id, now)
 			q.call.stop()
 			if err != nil {
@@ -52,10 +53,27 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		}
 		inner := r.WithContext(&q.context)
 		q.writer.init(w, inner, s)
-		s.w = &q.writer
+		for o := outer; s.nested && o != nil; o, _ = o.w.r.Context().(*requestContext).Context.Value(contextKey{}).(*Session) {
+			o.w.inner = append(o.w.inner, s)
+		}
+		returned := false
+		defer func() {
+			if !returned { // next panicked
+				q.writer.abandon()
+			}
+		}()
 		next.ServeHTTP(&q.writer, inner)
+		returned = true
 		q.writer.finish()
 	})
+}
+
+// served reports whether m has given this very request its session already,
+// because Handler was applied twice. A request that was made with the context
+// of another one, but with cookies and a response of its own, is not that.
+func (m *Manager) served(w http.ResponseWriter, r *http.Request, id format.ID) bool {
+	s, ok := r.Context().Value(contextKey{m}).(*Session)
+	return ok && (s.w.wraps(w) || id != format.ID{} && id == s.loaded)
 }
 
 // HandleError answers a request with [Options.ErrorHandler]: for handlers that
@@ -74,9 +92,9 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 		m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
 	}
 	if m.opts.Logout != nil && m.opts.Logout(r) {
-		// The store may take a write though it refused the read.
-		ctx := context.WithoutCancel(r.Context())
-		if err := m.remove(ctx, id.Key()); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), m.opts.StoreTimeout)
+		defer cancel()
+		if err := m.end(ctx, id.Key(), ReasonLogout); err != nil {
 			m.log().ErrorContext(ctx, "session: logout could not reach the store; the session lives there until it expires", "error", err)
 		}
 		m.cookie.clear(w.Header())
@@ -93,10 +111,15 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
+	if errors.Is(err, store.ErrCorrupt) {
+		s.skipDamaged(ctx, k, err)
+		return nil
+	}
 	if err != nil {
 		return unavailable(err)
 	}
-	if rec.IsMarker() {
+	if rec.IsMarker() { // dead, but a logout still ends what it leads to
+		s.leftover = k
 		return nil
 	}
 	payload, err := m.open(id, k, rec)
@@ -106,19 +129,27 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 		// can read.
 		return unavailable(err)
 	case err != nil:
-		m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
-		m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
+		s.skipDamaged(ctx, k, err)
 		return nil
 	}
-	if _, over := m.overdue(rec, payload.IdleTimeout, now); over {
+	if m.overdue(rec, payload.IdleTimeout, now) {
 		if err := m.remove(context.WithoutCancel(ctx), k); err != nil {
 			m.log().WarnContext(ctx, "session: could not remove a session that a shorter policy ended", "error", err)
 		}
 		return nil
 	}
-	s.id, s.key = id, k
-	s.setBase(rec, payload)
+	s.id, s.key, s.loaded = id, k, id
+	s.setFacts(rec, payload)
+	s.resetChanges()
 	return nil
+}
+
+// skipDamaged lets the visitor go on without the session: an error would be one
+// for ever.
+func (s *Session) skipDamaged(ctx context.Context, k store.Key, err error) {
+	s.leftover = k
+	s.m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
+	s.m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
 }
 
 // open decodes the values of a record.
@@ -131,21 +162,17 @@ func (m *Manager) open(id format.ID, k store.Key, rec store.Record) (format.Payl
 }
 
 // overdue reports whether the policy in force has ended a live record that was
-// written under another one, and which timeout did. idle is the idle timeout
-// in force at its last write.
-func (m *Manager) overdue(rec store.Record, idle time.Duration, now time.Time) (Reason, bool) {
+// written under another one. idle is the idle timeout at its last write.
+func (m *Manager) overdue(rec store.Record, idle time.Duration, now time.Time) bool {
 	p := m.opts.Policy
-	if !now.Before(rec.Created.Add(p.Absolute)) {
-		return ReasonAbsolute, true
+	if !now.Before(rec.Created.Add(p.Absolute)) || !now.Before(rec.Deadline) {
+		return true
 	}
 	// Expires is the time of the last activity plus idle, unless the deadline cut
 	// it short: then the activity was later than this, so the user gets the
 	// benefit.
 	cut := rec.Expires.Equal(rec.Deadline)
-	if lastSeen := rec.Expires.Add(-idle); idle > p.Idle && !cut && !now.Before(lastSeen.Add(p.Idle)) {
-		return ReasonIdle, true
-	}
-	return "", false
+	return idle > p.Idle && !cut && !now.Before(rec.Expires.Add(p.Idle-idle))
 }
 
 // deadline returns the absolute timeout of a record under the policy in force.

@@ -135,6 +135,9 @@ func (c *requestContext) Value(key any) any {
 // there is one.
 func (m *Manager) Lookup(ctx context.Context) (*Session, bool) {
 	s, ok := ctx.Value(contextKey{m}).(*Session)
+	if ok {
+		s.used.Store(true)
+	}
 	return s, ok
 }
 
@@ -148,7 +151,6 @@ func (m *Manager) From(ctx context.Context) *Session {
 	if !ok {
 		panic(notWrapped)
 	}
-	s.use()
 	return s
 }
 
@@ -162,7 +164,7 @@ func From(ctx context.Context) *Session {
 	if s.nested {
 		panic("session: this request has sessions of several managers: use the From method of the one you mean")
 	}
-	s.use()
+	s.used.Store(true)
 	return s
 }
 

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -22,27 +23,34 @@ type Info struct {
 var ErrNoOwnerIndex = errors.New("session: this store has no index of owners, so sessions cannot be listed or revoked by owner")
 
 // Sessions returns the live sessions of owner, the newest first (ASVS 7.5.2).
-// It returns ErrUnavailable or ErrNoOwnerIndex.
+// "" owns none. It returns ErrUnavailable or ErrNoOwnerIndex.
 func (m *Manager) Sessions(ctx context.Context, owner string) ([]Info, error) {
 	recs, err := m.listOwner(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	var out []Info
+	byHandle := make(map[Handle]Info)
 	for _, r := range recs {
-		if m.deadline(r.Record).After(now) {
-			out = append(out, Info{Handle(r.Handle), string(r.Label), r.Created, r.Expires, m.deadline(r.Record)})
+		deadline := m.deadline(r.Record)
+		if !deadline.After(now) {
+			continue
+		}
+		info := Info{Handle(r.Handle), string(r.Label), r.Created, r.Expires, deadline}
+		if info.Expires.After(deadline) {
+			info.Expires = deadline
+		}
+		// In the middle of a renewal a session has two records.
+		if other, ok := byHandle[info.Handle]; !ok || info.Created.After(other.Created) {
+			byHandle[info.Handle] = info
 		}
 	}
-	slices.SortFunc(out, func(a, b Info) int {
+	return slices.SortedFunc(maps.Values(byHandle), func(a, b Info) int {
 		if c := b.Created.Compare(a.Created); c != 0 {
 			return c
 		}
 		return slices.Compare(a.Handle[:], b.Handle[:])
-	})
-	// In the middle of a renewal a session has two records.
-	return slices.CompactFunc(out, func(a, b Info) bool { return a.Handle == b.Handle }), nil
+	}), nil
 }
 
 // Revoke ends the session of owner with that handle, on every server, and
@@ -72,14 +80,18 @@ func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, err
 
 // RevokeAll ends the sessions of owner but for those whose handle is in keep,
 // on every server, and returns how many it ended: when an account is disabled
-// (ASVS 7.4.2), or for "sign out everywhere else" (7.4.3), where keep holds
-// [Session.Handle]. No session that was signed in before the call outlives it;
-// a renewal that is under way saves none. It returns ErrUnavailable or
-// ErrNoOwnerIndex.
+// (ASVS 7.4.2). No session that was signed in before the call outlives it; a
+// renewal that is under way saves none. A copy of a kept session's cookie is
+// kept with it: for "sign out everywhere else" use [Session.RevokeOthers]. It
+// returns ErrUnavailable, ErrNoOwnerIndex, or ErrConflict if the owner keeps
+// signing in faster than sessions can be ended.
 func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (int, error) {
 	idx, ok := store.As[store.OwnerIndex](m.store)
 	if !ok {
 		return 0, ErrNoOwnerIndex
+	}
+	if owner == "" {
+		return 0, nil
 	}
 	kept := make([]store.Handle, len(keep))
 	for i, h := range keep {
@@ -90,7 +102,10 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 	total := 0
 	// A pass may miss a record that is created while it runs, as by a renewal;
 	// one that finds nothing twice has missed nothing that began before it.
-	for pass, empty := 0, 0; empty < 2 && pass < maxPasses; pass++ {
+	for pass, empty := 0, 0; empty < 2; pass++ {
+		if pass == maxPasses {
+			return total, errorf("sessions are created as fast as they are ended: %w", ErrConflict)
+		}
 		var n int
 		err := m.call(ctx, func(ctx context.Context) (err error) {
 			n, err = idx.DeleteOwner(ctx, owner, kept...)
@@ -109,6 +124,18 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 	return total, nil
 }
 
+// RevokeOthers ends the other sessions of the owner, on every server, and
+// returns how many it ended: for "sign out everywhere else", and after a change
+// of password (ASVS 7.4.3). It renews this session first, so that a stolen copy
+// of its cookie ends too. It returns what [Session.Renew] and
+// [Manager.RevokeAll] do.
+func (s *Session) RevokeOthers(ctx context.Context) (int, error) {
+	if err := s.Renew(ctx); err != nil {
+		return 0, err
+	}
+	return s.m.RevokeAll(ctx, s.Owner(), s.Handle())
+}
+
 // maxPasses bounds RevokeAll against an owner who signs in all the time.
 const maxPasses = 100
 
@@ -116,6 +143,9 @@ func (m *Manager) listOwner(ctx context.Context, owner string) (recs []store.Key
 	idx, ok := store.As[store.OwnerIndex](m.store)
 	if !ok {
 		return nil, ErrNoOwnerIndex
+	}
+	if owner == "" {
+		return nil, nil
 	}
 	err = m.call(ctx, func(ctx context.Context) error {
 		recs, err = idx.ListOwner(ctx, owner)

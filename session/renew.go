@@ -65,18 +65,18 @@ type signIn struct {
 // one into a marker. In between both are alive, which a change of the old one
 // or its end may use, so the second step is a compare-and-swap.
 func (s *Session) move(ctx context.Context, in *signIn) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.headerSent() {
+	s.lock()
+	defer s.unlock()
+	switch {
+	case s.finished:
+		return ErrFinished
+	case s.headerSent:
 		return ErrHeadersSent
-	}
-	if s.broken != nil {
+	case s.broken != nil:
 		return s.broken
-	}
-	if in == nil && s.ended != nil {
+	case in == nil && s.ended != nil:
 		return s.ended
-	}
-	if in == nil && !s.exists() {
+	case in == nil && !s.exists():
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
@@ -84,37 +84,62 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 	if s.ended != nil { // it signs in all the same, but revives nothing
 		s.forget()
 	}
+	if s.changesOwner(in) { // whose changes these were is no longer here
+		s.resetChanges()
+		s.attrs, s.changed = nil, true
+	}
+	if err := s.rejectStale(); err != nil {
+		return err
+	}
 	old := s.key
 	for {
 		id := format.NewID()
 		rec, p := s.successor(in)
 		p, err := s.create(ctx, id, &rec, p)
 		if err != nil {
-			return s.moveFailed(err)
+			return s.commitFailed(err)
 		}
 		if s.exists() {
 			again, err := s.retire(ctx, old, id, &rec, &p, in)
 			if again {
 				continue
 			}
+			if err != nil && s.keepsSuccessor(err, in) {
+				s.adopt(id, rec, p)
+				s.broken = err
+				return err
+			}
 			if err != nil {
-				return s.moveFailed(err)
+				s.discard(ctx, id.Key())
+				return s.commitFailed(err)
 			}
 		}
-		s.id, s.key = id, id.Key()
-		s.ended, s.refused = nil, false
-		s.setBase(rec, p)
-		s.tellBrowser(cookieSet)
+		s.committed(ctx)
+		s.adopt(id, rec, p)
 		return nil
 	}
 }
 
-func (s *Session) moveFailed(err error) error {
-	var ended *EndedError
-	if errors.As(err, &ended) {
-		return s.endedBy(ended.Reason)
-	}
-	return s.commitFailed(err)
+// adopt makes the record under id the session.
+func (s *Session) adopt(id format.ID, rec store.Record, p format.Payload) {
+	s.id, s.key, s.leftover = id, id.Key(), store.Key{}
+	s.ended, s.refused = nil, false
+	s.setBase(rec, p)
+	s.earlier = nil
+	s.cookie = cookieSet
+}
+
+// changesOwner reports whether in signs in somebody else than the owner.
+func (s *Session) changesOwner(in *signIn) bool {
+	return in != nil && s.base.Owner != "" && s.base.Owner != in.owner
+}
+
+// keepsSuccessor reports whether the browser gets the new ID although it is
+// open whether the old one is dead. If the owner stays the same, that is the
+// only way that surely leaves the user signed in.
+func (s *Session) keepsSuccessor(err error, in *signIn) bool {
+	open := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrAmbiguous)
+	return open && (in == nil || s.base.Owner == in.owner)
 }
 
 // successor returns the record that follows the base, and its values, with the
@@ -147,79 +172,103 @@ func (s *Session) successor(in *signIn) (store.Record, format.Payload) {
 
 // retire turns the record under old into a marker that names id's. rec and p,
 // the successor, are rebuilt if the old record has changed meanwhile, so that
-// no acknowledged write is lost. If the old one cannot be retired, the
-// successor is deleted; again means that one for a session of its own may be
-// created then.
+// no acknowledged write is lost. After an error the successor is of no use;
+// again means that it was removed and one that is a session of its own may be
+// created.
 func (s *Session) retire(ctx context.Context, old store.Key, id format.ID, rec *store.Record, p *format.Payload, in *signIn) (again bool, err error) {
+	err = s.retireOld(ctx, old, id, rec, p, in)
+	var ended *EndedError
+	if err == nil || in == nil || !errors.As(err, &ended) {
+		return false, err
+	}
+	switch {
+	case ended.Reason == ReasonRenewed && !s.changesOwner(in):
+		// The same person signed in twice at once, as by a double click. The
+		// second one gets a session of its own with what it had loaded.
+		s.setFacts(store.Record{}, s.payload)
+	case s.base.Owner == "" || s.changesOwner(in):
+		// The session before the sign-in ended. That stands on its own.
+		attrs, err := s.replay(format.Payload{})
+		if err != nil {
+			return false, err
+		}
+		s.setFacts(store.Record{}, format.Payload{})
+		s.attrs, s.changed = attrs, true
+	default:
+		return false, err
+	}
+	s.discard(ctx, id.Key())
+	s.id, s.key = format.ID{}, store.Key{}
+	return true, nil
+}
+
+func (s *Session) retireOld(ctx context.Context, old store.Key, id format.ID, rec *store.Record, p *format.Payload, in *signIn) error {
 	k := id.Key()
 	var line line
 	defer line.leave()
 	for try := 0; ; try++ {
+		if !time.Now().Before(s.base.Deadline) {
+			return &EndedError{Reason: ReasonAbsolute}
+		}
 		newer, err := s.m.swap(ctx, old, s.base.Version, markerFor(s.base, k, nil))
 		switch {
 		case err == nil:
-			return false, nil
-		case errors.Is(err, store.ErrConflict) && newer.Next == k:
-			return false, nil // mine, and its answer was lost
-		case errors.Is(err, store.ErrConflict) && !newer.IsMarker():
-			s.m.observe(ctx, Event{Kind: EventConflict})
-			if try == 0 { // keep the writers of this process from winning again and again
-				_ = line.join(ctx, &s.m.queues, old)
-			}
-			if err = s.rebase(ctx, newer); err != nil {
-				break
-			}
-			next, values := s.successor(in)
-			next.Handle, next.Created, next.Deadline = rec.Handle, rec.Created, rec.Deadline
-			next.Version = nextVersion(rec.Version)
-			if values, err = s.fill(id, &next, values); err != nil {
-				break
-			}
-			if _, err = s.m.swap(ctx, k, rec.Version, next); err == nil {
-				*rec, *p = next, values
-				continue
-			}
-			if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
-				// Nobody else knows this ID, so a revocation took it.
-				err = &EndedError{Reason: ReasonRevoked}
-			}
-		case errors.Is(err, store.ErrConflict): // a marker of somebody else's
-			err = &EndedError{Reason: endReason(old, newer)}
+			return nil
 		case errors.Is(err, store.ErrNotFound):
-			err = &EndedError{Reason: ReasonRevoked}
-		}
-		s.m.discard(ctx, k)
-		var ended *EndedError
-		if in == nil || !errors.As(err, &ended) {
-			return false, err
-		}
-		switch {
-		case ended.Reason == ReasonRenewed && (s.base.Owner == "" || s.base.Owner == in.owner):
-			// The same person signed in twice at once, as by a double click. The
-			// second one gets a session of its own with what it had loaded.
-			s.base = store.Record{}
-		case s.base.Owner == "":
-			// An anonymous session ended. The sign-in stands on its own.
-			p := format.Payload{}
-			attrs, err := s.replay(ctx, p)
-			if err != nil {
-				return false, err
+			return &EndedError{Reason: ReasonRevoked}
+		case !errors.Is(err, store.ErrConflict):
+			return err
+		case newer.Next == k: // mine, and its answer was lost
+			return nil
+		case newer.IsMarker():
+			why := endReason(old, newer)
+			if why == ReasonRenewed && in != nil {
+				// Somebody else may have signed in: what was loaded is theirs then.
+				if winner, err := s.m.get(ctx, newer.Next); err != nil || winner.Owner != in.owner {
+					why = ReasonUnknown
+				}
 			}
-			s.base, s.payload, s.attrs = store.Record{}, p, attrs
-		default:
-			return false, err
+			return &EndedError{Reason: why}
 		}
-		s.id, s.key = format.ID{}, store.Key{}
-		return true, nil
+		s.observe(ctx, Event{Kind: EventConflict})
+		if try == 0 { // keep the writers of this process from winning again and again
+			_ = line.join(ctx, &s.m.queues, old)
+		}
+		if s.changesOwner(in) { // none of the newer values are kept
+			newer.Data = nil
+			s.setFacts(newer, s.payload)
+			continue
+		}
+		if err := s.rebase(newer); err != nil {
+			return err
+		}
+		if err := s.rejectStale(); err != nil {
+			return err
+		}
+		next, values := s.successor(in)
+		next.Handle, next.Created, next.Deadline = rec.Handle, rec.Created, rec.Deadline
+		next.Version = nextVersion(rec.Version)
+		if values, err = s.fill(id, &next, values); err != nil {
+			return err
+		}
+		_, err = s.m.swap(ctx, k, rec.Version, next)
+		switch {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict):
+			// Nobody else knows this ID, so a revocation took it.
+			return &EndedError{Reason: ReasonRevoked}
+		case err != nil:
+			return err
+		}
+		*rec, *p = next, values
 	}
 }
 
 // discard removes a record that nobody holds the ID of. If it cannot, the
 // record stays until it expires.
-func (m *Manager) discard(ctx context.Context, k store.Key) {
+func (s *Session) discard(ctx context.Context, k store.Key) {
 	ctx = context.WithoutCancel(ctx)
-	if err := m.remove(ctx, k); err != nil {
-		m.log().WarnContext(ctx, "session: could not remove a record that is not needed; it stays until it expires", "error", err)
+	if err := s.m.remove(ctx, k); err != nil {
+		s.warn(ctx, "could not remove a record that is not needed; it stays until it expires", "error", err)
 	}
 }
 
@@ -235,10 +284,12 @@ func markerFor(base store.Record, next store.Key, label []byte) store.Record {
 	m.Version = nextVersion(base.Version)
 	m.Next = next
 	m.Label, m.Data = label, nil
-	if e := time.Now().Add(markerLife); e.Before(m.Expires) {
-		m.Expires = e
+	// The session's own expiry may have passed and been extended by others.
+	m.Expires = time.Now().Add(markerLife)
+	if m.Expires.After(m.Deadline) {
+		m.Expires = m.Deadline
 	}
-	return m
+	return m.Truncate()
 }
 
 // endReason reads a marker found under k: one that leads to itself was left by

@@ -11,7 +11,9 @@ import (
 )
 
 // responseWriter commits the session before the first byte of a response, or
-// its final header, leaves. It buffers nothing.
+// its final header, leaves. It buffers nothing. It alone touches the header:
+// the session may be used by another goroutine meanwhile, as that of
+// [http.TimeoutHandler].
 //
 // It always has Flush, Hijack and ReadFrom, since routers assert them on the
 // writer they are given; where the server's own writer lacks one, the error is
@@ -20,9 +22,10 @@ type responseWriter struct {
 	http.ResponseWriter
 	r       *http.Request
 	session *Session
+	inner   []*Session  // those of other managers in the same request, inside of this one
 	entry   http.Header // the header as it was before the handler ran
 	began   bool        // the header has left, or is about to
-	cookied bool        // a header with the pending cookie may have left
+	left    bool        // the header has left
 	failed  error       // why the commit failed; the error handler has answered
 }
 
@@ -47,44 +50,54 @@ func (w *responseWriter) begin() error {
 		return w.failed
 	}
 	w.began = true
-	s := w.session
-	if err := s.commitForResponse(w.r.Context()); err != nil {
+	if err := w.session.Commit(w.r.Context()); err != nil {
 		w.fail(err)
 		return w.failed
 	}
-	s.finishHeader(w.Header())
+	w.session.finishHeader(w.Header())
 	return nil
 }
 
-var privateNoStore = []string{"private, no-store"}
-
 // fail lets the error handler answer, with the header as it was when the
 // handler began: a Content-Length or Content-Encoding left over would garble
-// the error. A cookie that tells of something already done stays.
+// the error. Cookies that tell of something already done stay.
 func (w *responseWriter) fail(err error) {
 	h := w.Header()
 	clear(h)
 	maps.Copy(h, w.entry)
-	w.session.writeCookie(h)
-	w.failed = err
+	for _, s := range w.inner {
+		s.writeCookie(h)
+	}
+	w.session.finishHeader(h)
+	w.failed, w.left = err, true
 	m := w.session.m
 	m.log().ErrorContext(w.r.Context(), "session: commit failed", "error", err)
 	if errors.Is(err, ErrUnavailable) {
 		m.observe(w.r.Context(), Event{Kind: EventUnavailable, Err: err})
 	}
 	m.opts.ErrorHandler(w.ResponseWriter, w.r, err)
-	w.cookied = true
 }
 
-// finish commits what is left when the handler returns.
+// finish commits what is left when the handler has returned.
 func (w *responseWriter) finish() {
 	if !w.began {
 		_ = w.begin() // fail has answered
+	}
+	if w.failed != nil {
+		w.session.finish()
 		return
 	}
-	if w.failed == nil {
-		w.session.commitLate(w.r.Context())
+	w.session.commitLate(w.r.Context())
+}
+
+// abandon is finish for a handler that panicked: nothing is committed. But what
+// the handler has already done to the ID must reach the browser, if something
+// outside turns the panic into an answer.
+func (w *responseWriter) abandon() {
+	if !w.began {
+		w.session.finishHeader(w.Header())
 	}
+	w.session.finish()
 }
 
 // WriteHeader commits the session and sends the header. Informational headers
@@ -97,8 +110,8 @@ func (w *responseWriter) WriteHeader(code int) {
 		return
 	}
 	if w.begin() == nil {
+		w.left = true
 		w.ResponseWriter.WriteHeader(code)
-		w.cookied = true
 	}
 }
 
@@ -106,7 +119,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	w.cookied = true
+	w.left = true
 	return w.ResponseWriter.Write(b)
 }
 
@@ -115,7 +128,7 @@ func (w *responseWriter) WriteString(s string) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	w.cookied = true
+	w.left = true
 	return io.WriteString(w.ResponseWriter, s)
 }
 
@@ -124,7 +137,7 @@ func (w *responseWriter) ReadFrom(src io.Reader) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	w.cookied = true
+	w.left = true
 	return io.Copy(w.ResponseWriter, src)
 }
 
@@ -137,7 +150,7 @@ func (w *responseWriter) FlushError() error {
 		return err
 	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()
-	w.left(err)
+	w.leave(err)
 	return err
 }
 
@@ -147,26 +160,41 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err := w.begin(); err != nil {
 		return nil, nil, err
 	}
-	if !w.cookied && w.session.cookiePending() {
+	if !w.left && w.session.cookiePending() {
 		err := fmt.Errorf("session: hijacking now would lose the session cookie; send the header with WriteHeader first, or change the session in an earlier request: %w", http.ErrNotSupported)
-		w.left(err)
+		w.leave(err)
 		return nil, nil, err
 	}
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	w.left(err)
+	w.leave(err)
 	return conn, rw, err
 }
 
-// left notes that the header has left, unless err says that the server's writer
-// cannot do what was asked: then the handler does something else, before which
-// its changes are committed.
-func (w *responseWriter) left(err error) {
-	if !w.cookied && errors.Is(err, http.ErrNotSupported) {
+// leave notes that the header has left, unless err says that the server's
+// writer cannot do what was asked: then the handler does something else, before
+// which its changes are committed.
+func (w *responseWriter) leave(err error) {
+	if !w.left && errors.Is(err, http.ErrNotSupported) {
 		w.began = false
+		w.session.headerStays()
 		return
 	}
-	w.cookied = true
+	w.left = true
 }
 
 // Unwrap lets [http.ResponseController] reach the server's own writer.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// wraps reports whether w stands between the handler and other.
+func (w *responseWriter) wraps(other http.ResponseWriter) bool {
+	for {
+		if rw, ok := other.(*responseWriter); ok && rw == w {
+			return true
+		}
+		u, ok := other.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		other = u.Unwrap()
+	}
+}

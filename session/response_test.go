@@ -530,8 +530,11 @@ func (c responseCase) expect() expected {
 		} else {
 			e.leaves = *ch.stands
 		}
-		if e.cookie != untouched {
+		switch {
+		case e.cookie != untouched:
 			e.cacheControl = "no-store"
+		case ch.by.state().owner != "":
+			e.cacheControl = "private, no-store"
 		}
 		return e
 	case ch.err != nil:
@@ -552,7 +555,7 @@ func (c responseCase) expect() expected {
 
 var errorText = func() map[int]string {
 	texts := map[int]string{}
-	for _, err := range []error{session.ErrUnavailable, session.ErrEnded, session.ErrTooLarge} {
+	for _, err := range []error{errors.Join(session.ErrUnavailable, session.ErrAmbiguous), session.ErrEnded, session.ErrTooLarge} {
 		w := httptest.NewRecorder()
 		session.DefaultErrorHandler(w, nil, err)
 		texts[w.Code] = w.Body.String()
@@ -756,12 +759,13 @@ func TestClientHangsUp(t *testing.T) {
 					check(t, errors.Join(count.Set(s, 1), s.SignIn(t.Context(), "alice", nil)))
 				})
 				wi := newWire(t, http2)
-				running, returned := make(chan struct{}), make(chan struct{})
+				running, gone, returned := make(chan struct{}), make(chan struct{}), make(chan struct{})
 				wi.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 					defer close(returned)
 					m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 						close(running)
 						<-r.Context().Done()
+						<-gone
 						if err := tt.do(r.Context(), m.From(r.Context())); err != nil {
 							t.Errorf("%s: %v", tt.name, err)
 						}
@@ -779,6 +783,7 @@ func TestClientHangsUp(t *testing.T) {
 					resp.Body.Close()
 					t.Error("the client got an answer")
 				}
+				close(gone)
 				<-returned
 				owner, n := wi.back(t, client).look(m)
 				if got := (state{owner, n, len(st.live(t))}); got != tt.leaves {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coatcheck/coatcheck/session/internal/format"
@@ -17,33 +18,69 @@ import (
 // Session is the session of one request: what was loaded from the store, and a
 // journal of what the request changed. It is never shared between requests.
 //
-// It is safe for concurrent use, by goroutines of the request. SignIn, Renew,
-// Destroy and Commit may set a header of the response too, so they belong to
-// the goroutine that runs the handler, like [http.ResponseWriter.Header].
-// While one of them waits for the store, the other methods wait.
+// It is safe for concurrent use, by goroutines of the request. While Commit,
+// SignIn, Renew or Destroy waits for the store, Get, Set and the like wait too;
+// Owner, Handle and the other methods that tell of the session do not. When the
+// handler has returned the session takes no more changes ([ErrFinished]).
 type Session struct {
 	m      *Manager
-	w      *responseWriter // nil without a response
-	nested bool            // another manager's session is in the same request
+	w      *responseWriter
+	nested bool // another manager's session is in the same request
+	used   atomic.Bool
 
-	mu sync.Mutex
-	id format.ID // zero while there is no session in the store
-	// key is the id's. base is the record that was last read or written under
-	// it, without its Data, and payload that data decoded.
-	key     store.Key
+	mu    sync.Mutex // held while waiting for the store; use lock and unlock
+	notes []func()   // what to log and observe when mu is free
+
+	loaded format.ID // the ID of the request, if it led to a session
+	id     format.ID // the ID now, zero while there is no session in the store
+	key    store.Key // the id's
+	// leftover is the key of what the request's ID led to, if that is no session:
+	// a marker or a damaged record.
+	leftover store.Key
+
+	// base is the record that was last read or written, without its Data, and
+	// payload that data decoded. They are written with both mu and facts held,
+	// so either is enough to read them. facts is never held while waiting.
+	facts   sync.Mutex
 	base    store.Record
 	payload format.Payload
 
-	attrs   []format.Attr // the values as this request sees them; payload's until changed
-	changed bool          // attrs is a copy of its own
-	absent  []string      // attributes read and not found
-	journal []change      // what turns payload.Attrs into attrs
+	attrs   []format.Attr    // the values as this request sees them; payload's until changed
+	changed bool             // attrs is a copy of its own
+	absent  []string         // attributes read and not found
+	earlier map[string]value // attributes read before base moved, as they were
+	journal []change         // what turns payload.Attrs into attrs
 
-	used    bool         // From was called
-	ended   *EndedError  // the session ended during the request
-	broken  error        // the outcome of a commit is open: no more changes
-	refused bool         // a change came after ended or broken and was not taken
-	cookie  cookieAction // what the browser must be told
+	ended      *EndedError  // the session ended during the request
+	broken     error        // the outcome of a commit is open: no more changes
+	refused    bool         // a change came after ended or broken and was not taken
+	cookie     cookieAction // what the browser must be told
+	headerSent bool         // and whether it is too late for that
+	finished   bool         // the handler has returned
+}
+
+func (s *Session) lock() { s.mu.Lock() }
+
+// unlock releases mu and then runs what was noted meanwhile: a logger or an
+// observer may look at the session.
+func (s *Session) unlock() {
+	notes := s.notes
+	s.notes = nil
+	s.mu.Unlock()
+	for _, note := range notes {
+		note()
+	}
+}
+
+// note has f run as soon as mu is free.
+func (s *Session) note(f func()) { s.notes = append(s.notes, f) }
+
+func (s *Session) observe(ctx context.Context, e Event) {
+	s.note(func() { s.m.observe(ctx, e) })
+}
+
+func (s *Session) warn(ctx context.Context, text string, args ...any) {
+	s.note(func() { s.m.log().WarnContext(ctx, "session: "+text, args...) })
 }
 
 type cookieAction int
@@ -84,31 +121,31 @@ func (s *Session) LogValue() slog.Value { return slog.StringValue(s.Handle().Str
 
 // Owner returns the account that the session belongs to, "" before sign-in.
 func (s *Session) Owner() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.facts.Lock()
+	defer s.facts.Unlock()
 	return s.base.Owner
 }
 
 // Handle returns the public name of the session, zero while the session is not
 // in the store.
 func (s *Session) Handle() Handle {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.facts.Lock()
+	defer s.facts.Unlock()
 	return Handle(s.base.Handle)
 }
 
 // SignedInAt returns when the owner last proved who they are, to the
 // millisecond; zero before sign-in.
 func (s *Session) SignedInAt() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.facts.Lock()
+	defer s.facts.Unlock()
 	return s.payload.SignedInAt
 }
 
 // Methods returns how the owner signed in, as given to [Session.SignIn].
 func (s *Session) Methods() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.facts.Lock()
+	defer s.facts.Unlock()
 	var out []string
 	for _, m := range s.payload.Methods {
 		out = append(out, string(m))
@@ -119,9 +156,9 @@ func (s *Session) Methods() []string {
 // Deadline returns the absolute timeout of the session, zero while the session
 // is not in the store.
 func (s *Session) Deadline() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.exists() {
+	s.facts.Lock()
+	defer s.facts.Unlock()
+	if s.base.Version == 0 { // not in the store
 		return time.Time{}
 	}
 	return s.m.deadline(s.base)
@@ -131,26 +168,30 @@ func (s *Session) exists() bool { return s.id != format.ID{} }
 
 // closed returns why the session takes no more changes, or nil.
 func (s *Session) closed() error {
-	if s.broken != nil {
+	switch {
+	case s.finished:
+		return ErrFinished
+	case s.broken != nil:
 		return s.broken
-	}
-	if s.ended != nil {
+	case s.ended != nil:
 		return s.ended
 	}
 	return nil
 }
 
-func (s *Session) use() {
-	s.mu.Lock()
-	s.used = true
-	s.mu.Unlock()
+// setFacts replaces base and payload.
+func (s *Session) setFacts(rec store.Record, p format.Payload) {
+	rec.Data = nil
+	s.facts.Lock()
+	s.base, s.payload = rec, p
+	s.facts.Unlock()
 }
 
 // setBase makes rec, with its decoded data, what the session is based on, and
 // forgets the journal.
 func (s *Session) setBase(rec store.Record, p format.Payload) {
-	rec.Data = nil
-	s.base, s.payload = rec, p
+	s.rememberReads(p)
+	s.setFacts(rec, p)
 	s.resetChanges()
 }
 
@@ -161,8 +202,13 @@ func (s *Session) resetChanges() {
 
 // forget makes the session a new anonymous one that is not in the store.
 func (s *Session) forget() {
-	s.id, s.key = format.ID{}, store.Key{}
-	s.setBase(store.Record{}, format.Payload{})
+	s.id, s.key, s.leftover = format.ID{}, store.Key{}, store.Key{}
+	s.earlier = nil
+	s.setFacts(store.Record{}, format.Payload{})
+	s.resetChanges()
+	if s.cookie == cookieSet {
+		s.cookie = cookieKeep
+	}
 }
 
 // endedBy notes that the session ended during the request. The values stay
@@ -190,74 +236,77 @@ func (s *Session) endedBy(r Reason) error {
 // takes no more changes in this request. After ErrEnded, ErrRefused,
 // ErrConflict and ErrTooLarge the changes are dropped.
 func (s *Session) Commit(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	return s.commit(ctx)
 }
 
-// commitForResponse commits just before the header leaves and puts the cookie
-// into it.
-func (s *Session) commitForResponse(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.commit(ctx)
-}
-
-// commitLate commits what was changed after the response began. Nobody can be
-// told of an error any more but the operator.
+// commitLate commits what was changed after the response began, and finishes
+// the session. Nobody can be told of an error any more but the operator.
 func (s *Session) commitLate(ctx context.Context) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.journal) == 0 && !s.refused {
-		return
+	s.lock()
+	defer s.unlock()
+	if len(s.journal) > 0 || s.refused {
+		if err := s.commit(ctx); err != nil {
+			s.lateChange(ctx, err)
+		}
 	}
-	if err := s.commit(ctx); err != nil {
-		s.m.log().ErrorContext(ctx, "session: a change made after the response began was lost", "error", err)
-		s.m.observe(ctx, Event{Kind: EventLateChange, Err: err})
+	s.finished = true
+}
+
+// lateChange tells of a change that the response could not carry any more.
+func (s *Session) lateChange(ctx context.Context, err error) {
+	s.warn(ctx, "a change made after the response began was lost", "error", err)
+	s.observe(ctx, Event{Kind: EventLateChange, Err: err})
+}
+
+// finish ends the session's part in the request.
+func (s *Session) finish() {
+	s.lock()
+	defer s.unlock()
+	s.finished = true
+}
+
+// finishHeader completes a header that is about to leave: with the cookie, last
+// of all, since a handler may have dropped it or set a caching policy, and
+// without a policy of the handler's with one for what belongs to one owner.
+func (s *Session) finishHeader(h http.Header) {
+	s.lock()
+	defer s.unlock()
+	s.headerSent = true
+	s.putCookie(h)
+	if s.used.Load() && s.base.Owner != "" && len(h["Cache-Control"]) == 0 {
+		h["Cache-Control"] = privateNoStore
 	}
 }
 
-// tellBrowser notes what the browser must be told and does so if the header
-// has not left.
-func (s *Session) tellBrowser(a cookieAction) {
-	s.cookie = a
-	if s.w != nil && !s.headerSent() {
-		s.putCookie(s.w.Header())
-	}
-}
-
-func (s *Session) headerSent() bool { return s.w != nil && s.w.cookied }
-
-func (s *Session) putCookie(h http.Header) {
-	switch s.cookie {
-	case cookieSet:
-		s.m.cookie.write(h, s.id, s.base.Deadline)
-	case cookieClear:
-		s.m.cookie.clear(h)
-	}
-}
+var privateNoStore = []string{"private, no-store"}
 
 // writeCookie puts into h what the browser must be told, if anything.
 func (s *Session) writeCookie(h http.Header) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	s.putCookie(h)
+}
+
+func (s *Session) putCookie(h http.Header) {
+	switch {
+	case s.cookie == cookieClear:
+		s.m.cookie.clear(h)
+	case s.cookie == cookieSet && s.exists():
+		s.m.cookie.write(h, s.id, s.base.Deadline)
+	}
 }
 
 func (s *Session) cookiePending() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lock()
+	defer s.unlock()
 	return s.cookie != cookieKeep
 }
 
-// finishHeader completes a header that is about to leave: with the cookie once
-// more, since a handler may have dropped it or set a caching policy after it,
-// and without a policy of the handler's with one for what belongs to one owner.
-func (s *Session) finishHeader(h http.Header) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.putCookie(h)
-	if s.used && s.base.Owner != "" && len(h["Cache-Control"]) == 0 {
-		h["Cache-Control"] = privateNoStore
-	}
+// headerStays notes that the header has not left after all.
+func (s *Session) headerStays() {
+	s.lock()
+	defer s.unlock()
+	s.headerSent = false
 }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/coatcheck/coatcheck/session"
@@ -42,7 +43,8 @@ func New(t testing.TB, setup func(*session.Session)) *session.Session {
 //
 // What the handler under test does to the session is seen by the test, in the
 // session that r's context carries, but is committed only if the handler calls
-// Commit: that is the middleware's work. To test with it, use [Cookie].
+// Commit, or when the test ends: that is the middleware's work. To test with it,
+// use [Cookie].
 //
 // It fails the test if [session.Options.Skip] exempts r, if the session cannot
 // be loaded or if what setup did cannot be committed.
@@ -69,8 +71,8 @@ func Cookie(t testing.TB, m *session.Manager, setup func(*session.Session)) *htt
 	if m == nil {
 		t.Fatal("sessiontest: Cookie needs the manager of the app under test: a cookie leads to nothing in the store of another")
 	}
-	_, resp := serve(t, m, httptest.NewRequest(http.MethodPost, "https://example.com/", nil), setup)
-	for _, c := range resp.Cookies() {
+	_, end := serve(t, m, httptest.NewRequest(http.MethodPost, "https://example.com/", nil), setup)
+	for _, c := range end().Cookies() {
 		if c.MaxAge >= 0 {
 			return c
 		}
@@ -99,28 +101,41 @@ func manager(t testing.TB) *session.Manager {
 	return m
 }
 
-// serve sends r through m's middleware to a handler that runs setup and
-// commits. It returns the request as the handler got it, and the response.
-func serve(t testing.TB, m *session.Manager, r *http.Request, setup func(*session.Session)) (*http.Request, *http.Response) {
+// serve sends r through m's middleware to a handler that stays, so that its
+// session takes changes, until end is called. It runs setup and commits. It
+// returns the request as the handler got it; end returns the response.
+func serve(t testing.TB, m *session.Manager, r *http.Request, setup func(*session.Session)) (inner *http.Request, end func() *http.Response) {
 	t.Helper()
-	var inner *http.Request
+	requests := make(chan *http.Request)
+	ended, done := make(chan struct{}), make(chan struct{})
 	w := httptest.NewRecorder()
-	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		t.Helper()
-		inner = r
-		s, ok := m.Lookup(r.Context())
-		if !ok {
-			t.Fatalf("sessiontest: Options.Skip of the manager exempts %s %s, so it has no session", r.Method, r.URL.Path)
-		}
-		if setup != nil {
-			setup(s)
-		}
-		if err := s.Commit(r.Context()); err != nil {
-			t.Fatalf("sessiontest: commit: %v", err)
-		}
-	})).ServeHTTP(w, r)
-	if inner == nil {
+	go func() {
+		defer close(done)
+		m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			requests <- r
+			<-ended
+		})).ServeHTTP(w, r)
+	}()
+	end = sync.OnceValue(func() *http.Response {
+		close(ended)
+		<-done
+		return w.Result()
+	})
+	t.Cleanup(func() { end() })
+	select {
+	case inner = <-requests:
+	case <-done:
 		t.Fatalf("sessiontest: the session could not be loaded; the manager's error handler answered %d", w.Code)
 	}
-	return inner, w.Result()
+	s, ok := m.Lookup(inner.Context())
+	if !ok {
+		t.Fatalf("sessiontest: Options.Skip of the manager exempts %s %s, so it has no session", r.Method, r.URL.Path)
+	}
+	if setup != nil {
+		setup(s)
+	}
+	if err := s.Commit(inner.Context()); err != nil {
+		t.Fatalf("sessiontest: commit: %v", err)
+	}
+	return inner, end
 }
