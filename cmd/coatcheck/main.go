@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
@@ -40,6 +42,9 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	privateFiles()
+	keepBrokenPipes()
+	out := console.New(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	defer out.Flush(flushTimeout)
 	var cl commandLine
 	parser, err := kong.New(
 		&cl,
@@ -53,10 +58,9 @@ func run(args []string) int {
 	}
 	kctx, err := parser.Parse(args)
 	if err != nil {
-		complain(cl.JSON, fmt.Errorf("%w (see coatcheck --help)", err))
+		complain(out, cl.JSON, fmt.Errorf("%w (see coatcheck --help)", err))
 		return exitUsage
 	}
-	out := console.New(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	p := &printer{
 		json:   cl.JSON,
 		stdout: os.Stdout,
@@ -65,11 +69,26 @@ func run(args []string) int {
 	}
 	if err := kctx.Run(p); err != nil {
 		if _, reported := errors.AsType[reportedError](err); !reported {
-			complain(cl.JSON, err)
+			complain(out, cl.JSON, err)
 		}
 		return exitFailed
 	}
 	return exitOK
+}
+
+// flushTimeout bounds the wait for whoever reads standard error, at the end.
+const flushTimeout = time.Second
+
+// insistGrace is how long a process that was told twice to end may take: far more
+// than it needs, but nothing that hangs may outlast it. The workers of a parent
+// that ends so end with it.
+const insistGrace = 2 * time.Second
+
+// endSurely ends the process if it is still there insistGrace after now ended.
+func endSurely(now context.Context) (stop func() bool) {
+	return context.AfterFunc(now, func() {
+		time.AfterFunc(insistGrace, func() { os.Exit(exitFailed) })
+	})
 }
 
 // printer is where the commands write to: results to standard output, all else
@@ -85,25 +104,30 @@ type printer struct {
 // JSON, else text.
 func (p *printer) result(v any, text string) error {
 	if !p.json {
-		_, err := fmt.Fprintln(p.stdout, text)
-		return err
+		return p.print(text)
 	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(p.stdout, "%s\n", b)
-	return err
+	return p.print(string(b))
+}
+
+func (p *printer) print(line string) error {
+	if _, err := fmt.Fprintln(p.stdout, line); err != nil {
+		return fmt.Errorf("standard output takes no result: %w; keep it open, or redirect it to a file", err)
+	}
+	return nil
 }
 
 // complain says on standard error why the command failed.
-func complain(asJSON bool, err error) {
+func complain(stderr io.Writer, asJSON bool, err error) {
 	if asJSON {
 		b, _ := json.Marshal(map[string]string{"error": err.Error()}) // strings always marshal
-		fmt.Fprintf(os.Stderr, "%s\n", b)
+		fmt.Fprintf(stderr, "%s\n", b)
 		return
 	}
-	fmt.Fprintf(os.Stderr, "coatcheck: %v\n", err)
+	fmt.Fprintf(stderr, "coatcheck: %v\n", err)
 }
 
 func version() string {

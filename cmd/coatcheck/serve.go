@@ -48,6 +48,7 @@ func (c *serveCommand) Run(p *printer) error {
 	defer end(nil)
 	polite, now, release := stop.Notify(ctx)
 	defer release()
+	defer endSurely(now)()
 	if c.Supervised {
 		return supervised(polite, now, end, p)
 	}

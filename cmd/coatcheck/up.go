@@ -44,6 +44,7 @@ func (c *upCommand) Validate() error {
 func (c *upCommand) Run(p *printer) error {
 	polite, now, release := stop.Notify(context.Background())
 	defer release()
+	defer endSurely(now)()
 	return up.Run(polite, now, c.config, p.stderr, p.logger, func(r up.Ready) error {
 		workers := "workers"
 		if r.Workers == 1 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
@@ -26,20 +27,38 @@ func TestStatusLine(t *testing.T) {
 func TestPlainHTTPIsSaidWithoutATerminalToo(t *testing.T) {
 	for _, insecure := range []bool{true, false} {
 		var b bytes.Buffer
-		showStatus(console.New(&b, false), Ready{Cookie: "session-8080", Insecure: insecure}, nil, nil)()
+		out := console.New(&b, false)
+		showStatus(out, Ready{Cookie: "session-8080", Insecure: insecure}, nil, nil)()
+		out.Flush(time.Hour)
 		if got := strings.Contains(b.String(), "insecure development one, session-8080"); got != insecure {
 			t.Errorf("insecure %v: it says %q", insecure, b.String())
 		}
 	}
 }
 
+// screen is a terminal.
+type screen struct {
+	bytes.Buffer
+	written chan struct{} // closed by the first Write
+}
+
+func (s *screen) Write(b []byte) (int, error) {
+	if s.Len() == 0 {
+		defer close(s.written)
+	}
+	return s.Buffer.Write(b)
+}
+
 func TestStatusFollowsTheFleetAndGoes(t *testing.T) {
-	var b bytes.Buffer
+	s := &screen{written: make(chan struct{})}
+	out := console.New(s, true)
 	workers := fleet.New(balancer.New(nil), nil, nil)
-	stop := showStatus(console.New(&b, true), Ready{}, workers, balancer.New(nil))
+	stop := showStatus(out, Ready{}, workers, balancer.New(nil))
+	<-s.written
 	stop()
 	stop() // it may be called twice
-	if !strings.HasSuffix(b.String(), "\r\x1b[K") {
-		t.Errorf("the status line was left behind: %q", b.String())
+	out.Flush(time.Hour)
+	if got := s.String(); !strings.Contains(got, "0/0 ready") || !strings.HasSuffix(got, "\r\x1b[K") {
+		t.Errorf("the status line was not shown or was left behind: %q", got)
 	}
 }

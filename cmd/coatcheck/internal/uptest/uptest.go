@@ -113,6 +113,13 @@ func Launch(t testing.TB, args ...string) *Up {
 // LaunchBinary is [Launch] of a copy of the binary.
 func LaunchBinary(t testing.TB, bin string, args ...string) *Up {
 	t.Helper()
+	return LaunchCommand(t, exec.Command(bin), args...)
+}
+
+// LaunchCommand is [Launch] of a command whose arguments are the rest, and whose
+// Stdout or Stderr the caller may have set; [Up.AwaitReady] needs that Stdout is not.
+func LaunchCommand(t testing.TB, cmd *exec.Cmd, args ...string) *Up {
+	t.Helper()
 	given := func(flag string) bool {
 		return slices.ContainsFunc(args, func(a string) bool { return a == flag || strings.HasPrefix(a, flag+"=") })
 	}
@@ -126,9 +133,11 @@ func LaunchBinary(t testing.TB, bin string, args ...string) *Up {
 			all = append(all, d[0], d[1])
 		}
 	}
-	u := &Up{t: t, stderr: new(output), exited: make(chan struct{})}
-	u.cmd = exec.Command(bin, append(all, args...)...)
-	u.cmd.Stderr = u.stderr
+	u := &Up{t: t, cmd: cmd, stderr: new(output), exited: make(chan struct{})}
+	u.cmd.Args = append(u.cmd.Args, append(all, args...)...)
+	if u.cmd.Stderr == nil {
+		u.cmd.Stderr = u.stderr
+	}
 	// In a group of its own, so that a test can signal the whole group as a
 	// terminal does.
 	u.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -137,7 +146,9 @@ func LaunchBinary(t testing.TB, bin string, args ...string) *Up {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.cmd.Stdout = w
+	if u.cmd.Stdout == nil {
+		u.cmd.Stdout = w
+	}
 	if err := u.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

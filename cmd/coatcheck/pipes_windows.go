@@ -1,0 +1,4 @@
+package main
+
+// keepBrokenPipes does nothing: Windows has no SIGPIPE.
+func keepBrokenPipes() {}
