@@ -6,9 +6,12 @@
 //   - A request that never reached a worker goes to another one, whatever its method. One that may have reached a worker is repeated only
 //     if it is safe (GET, HEAD, OPTIONS or TRACE, without a body); otherwise it is answered 502 with [UnrepeatableHeader], and is never
 //     delivered twice.
+//   - A worker that falls silent, as one that is stopped or hangs, keeps nobody waiting: once its health checks have had no answer for a while
+//     ([Options.Fall] of them), requests that wait for it go to another worker if they are safe, and are answered 504 otherwise.
 //   - A worker enters the rotation once its health check passes, and leaves it when checks fail, when connections to it fail, when it
 //     drains, or when the caller says that it is dead. A worker's own 5xx and a client that hangs up are no reason to leave.
-//   - Bodies are streamed; WebSockets and server-sent events pass through and count as in flight until they end.
+//   - The answer of a worker that breaks off is not passed on in part if it is short and says its length; then it is as if there was none.
+//   - Other bodies are streamed; WebSockets and server-sent events pass through and count as in flight until they end.
 //   - X-Forwarded-* and [SecretHeader] come from the balancer alone, never from outside.
 package balancer
 
@@ -216,6 +219,17 @@ func (b *Balancer) Drain(ctx context.Context, name string) error {
 
 // WaitReady waits until the upstream is in the rotation.
 func (b *Balancer) WaitReady(ctx context.Context, name string) error {
+	return b.wait(ctx, name, Ready)
+}
+
+// WaitDown waits until the upstream, which was ready, is held down because its health checks fail. The error is as that of
+// [Balancer.WaitReady].
+func (b *Balancer) WaitDown(ctx context.Context, name string) error {
+	return b.wait(ctx, name, Down)
+}
+
+// wait waits until the upstream is in the state.
+func (b *Balancer) wait(ctx context.Context, name string, want State) error {
 	for {
 		b.mu.Lock()
 		up, changed := b.find(name), b.changed
@@ -226,10 +240,10 @@ func (b *Balancer) WaitReady(ctx context.Context, name string) error {
 		state := up.state
 		b.mu.Unlock()
 		switch state {
-		case Ready:
+		case want:
 			return nil
 		case Draining, Dead:
-			return fmt.Errorf("balancer: wait for %q: it is %s and will not be ready again", name, state)
+			return fmt.Errorf("balancer: wait for %q: it is %s and will not be %s again", name, state, want)
 		}
 		select {
 		case <-changed:

@@ -1,8 +1,10 @@
 package balancer
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +19,11 @@ const maxBroken = 3
 
 // maxStale bounds how often one request is tried again on the upstream whose pooled connection turned out to be dead.
 const maxStale = 3
+
+// maxAhead is the length, in bytes, up to which a response is read whole before the client gets its first byte: while that is not sent, a
+// worker that dies between two writes of its answer can still be replaced by another. It is a page of HTML or an answer of an API. A
+// response whose length is not announced may be a stream, and is never held back.
+const maxAhead = 64 << 10
 
 // An exchange is one client's request on its way through one or more attempts. It is the Transport of its own copy of the ReverseProxy.
 type exchange struct {
@@ -91,6 +98,7 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 				b.clientGone.Add(1) // the connection ended within the body, or what came was no HTTP
 			}
 			return nil, f
+		case t.abandoned:
 		case t.dialFailed():
 			b.eject(up, t.err)
 		case t.sent() == 0 && t.reused && stale < maxStale && (body == nil || body.fresh()):
@@ -104,19 +112,21 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 		ex.release()
 		ex.tried = append(ex.tried, up)
-		reached := t.sent() > 0
-		if reached && t.conn.cut.Load() {
+		// A request that was abandoned may still have been being written.
+		reached := t.sent() > 0 || t.abandoned && t.conn != nil
+		lost := reached && (t.abandoned || t.conn.cut.Load()) // without an answer, by the upstream's fault
+		if lost {
 			broken++
 		}
 		switch {
 		case !reached && t.retryable() && (body == nil || body.fresh()):
 			continue
-		case reached && t.conn.cut.Load() && repeatable && broken < maxBroken:
+		case lost && repeatable && broken < maxBroken:
 			continue
 		}
 		f := &failure{status: http.StatusBadGateway, unrepeatable: reached && !repeatable}
 		var ne net.Error
-		if errors.As(t.err, &ne) && ne.Timeout() {
+		if t.abandoned || errors.As(t.err, &ne) && ne.Timeout() {
 			f.status = http.StatusGatewayTimeout
 		}
 		if f.unrepeatable {
@@ -134,6 +144,8 @@ type try struct {
 	conn   *conn // the last connection that was used; nil if there was none
 	base   int64 // conn.sent before the request
 	reused bool
+
+	abandoned bool // for the upstream fell silent
 }
 
 // attempt sends the request to the upstream once. http.Transport may still replay it by itself on another connection to the same upstream,
@@ -147,7 +159,11 @@ func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, re
 			t.conn.Close() // so that nothing is written, and that is certain
 		}
 	}}
-	out := req.WithContext(httptrace.WithClientTrace(req.Context(), trace))
+	// The context has to outlive the response's body. It ends with that of the client's request.
+	ctx, cancel := context.WithCancelCause(req.Context())
+	alive := b.patience(up)
+	stop := context.AfterFunc(alive, func() { cancel(errMute) })
+	out := req.WithContext(httptrace.WithClientTrace(ctx, trace))
 	target := *req.URL
 	target.Scheme, target.Host = "http", up.host
 	out.URL = &target // and not out.Host: cross-origin checks compare Origin with the Host that the client sent
@@ -155,6 +171,18 @@ func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, re
 		out.Body = body.attempt()
 	}
 	t.resp, t.err = up.transport.RoundTrip(out)
+	if !stop() && t.err == nil {
+		// The silence began when the answer came.
+		t.resp.Body.Close()
+		t.resp, t.err = nil, errMute
+	}
+	if t.err != nil {
+		t.abandoned = req.Context().Err() == nil && context.Cause(ctx) == errMute
+		cancel(nil)
+	}
+	if t.err == nil {
+		t.err = readAhead(t.resp)
+	}
 	if t.err == nil {
 		up.fails.Store(0)
 		if t.resp.StatusCode != http.StatusSwitchingProtocols { // whose body is the connection
@@ -162,6 +190,30 @@ func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, re
 		}
 	}
 	return t
+}
+
+// readAhead replaces the body of a short response by what it holds.
+func readAhead(resp *http.Response) error {
+	if resp.Body == http.NoBody || resp.ContentLength <= 0 || resp.ContentLength > maxAhead {
+		return nil
+	}
+	defer resp.Body.Close()
+	b := bytes.NewBuffer(make([]byte, 0, resp.ContentLength+bytes.MinRead)) // else it would grow to find the end
+	if _, err := b.ReadFrom(resp.Body); err != nil {
+		return fmt.Errorf("response broke off: %w", err)
+	}
+	resp.Body = io.NopCloser(b)
+	return nil
+}
+
+// patience returns the context that ends when it makes no more sense to wait for an answer of the upstream.
+func (b *Balancer) patience(up *upstream) context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if up.silent() {
+		return context.Background() // it was the last resort
+	}
+	return up.alive
 }
 
 func (t *try) dialFailed() bool {
@@ -179,7 +231,7 @@ func (t *try) sent() int64 {
 }
 
 // retryable reports whether an attempt of which nothing was sent failed for a reason that another upstream may not share.
-func (t *try) retryable() bool { return t.conn != nil || t.dialFailed() }
+func (t *try) retryable() bool { return t.conn != nil || t.dialFailed() || t.abandoned }
 
 func isSafe(method string) bool {
 	switch method {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -110,14 +111,26 @@ func (b *Balancer) observe(up *upstream, began time.Time, err error) {
 	if err != nil {
 		up.good = 0
 		up.bad++
+		if unanswered(err) {
+			up.mute++
+		} else {
+			up.mute = 0
+			up.recovered()
+		}
 		if up.state == Ready && up.bad >= b.opts.Fall {
 			up.state = Down
 			b.broadcast()
-			b.opts.Logger.Warn("upstream is down: health checks failed", "upstream", up.name, "failed", up.bad)
+			b.opts.Logger.Debug("upstream is down: health checks failed", "upstream", up.name, "failed", up.bad)
+		}
+		if up.state == Down && up.mute >= b.opts.Fall && !up.silent() {
+			// Those that wait for it would wait in vain. One that answers, if only by refusing, may be finishing what it has.
+			up.giveUp(errMute)
+			up.transport.CloseIdleConnections()
 		}
 		return
 	}
-	up.bad = 0
+	up.bad, up.mute = 0, 0
+	up.recovered()
 	up.good++
 	if !up.ejectedUntil.IsZero() && began.After(up.ejectedAt) {
 		up.ejectedUntil = time.Time{}
@@ -128,8 +141,15 @@ func (b *Balancer) observe(up *upstream, began time.Time, err error) {
 	if up.state != Ready && up.good >= b.opts.Rise {
 		up.state = Ready
 		b.broadcast()
-		b.opts.Logger.Info("upstream is ready", "upstream", up.name)
+		b.opts.Logger.Debug("upstream is ready", "upstream", up.name)
 	}
+}
+
+// unanswered reports whether a probe failed because nothing came back in time. A connection that is refused or broken off is an answer: of the
+// kernel, that the process is gone or has stopped listening.
+func unanswered(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // errConnBroken stands in for http.Transport's own error, which may quote what the upstream sent.

@@ -45,6 +45,9 @@ func TestBrokenConnectionOfASafeRequestIsRetried(t *testing.T) {
 		"FIN":       func(net.Conn) {},
 		"RST":       reset,
 		"truncated": func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Le") },
+		"in the body": func(c net.Conn) {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n"+strings.Repeat("x", 65535))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBalancer(Options{})
@@ -61,6 +64,58 @@ func TestBrokenConnectionOfASafeRequestIsRetried(t *testing.T) {
 				t.Errorf("delivered %d times to the upstream that breaks, want 1", delivered.Load())
 			}
 		})
+	}
+}
+
+// A page is more than one write of its worker, which may be killed between two.
+func TestAnswerThatBreaksOffIsNotPassedOnInPart(t *testing.T) {
+	half := func(head string) func(int64, *http.Request, net.Conn) bool {
+		return func(_ int64, _ *http.Request, c net.Conn) bool {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\n"+head+"\r\n\r\n4\r\nhalf\r\n")
+			return false
+		}
+	}
+	t.Run("of an unsafe request", func(t *testing.T) {
+		b := newBalancer(Options{})
+		base, delivered := rawWorker(t, half("Content-Length: 20"))
+		add(t, b, "breaks", base)
+		var reached atomic.Int64
+		worker(t, b, "other", func(http.ResponseWriter, *http.Request) { reached.Add(1) })
+		a := do(t, request(t, http.MethodPost, front(t, b), strings.NewReader("qty=1")))
+		if a.status != http.StatusBadGateway || a.header.Get(UnrepeatableHeader) != "1" {
+			t.Errorf("status %d, %s %q; want 502 and 1", a.status, UnrepeatableHeader, a.header.Get(UnrepeatableHeader))
+		}
+		if delivered.Load() != 1 || reached.Load() != 0 {
+			t.Errorf("delivered %d times, and %d times to another", delivered.Load(), reached.Load())
+		}
+		if s := b.Status(); s.Unrepeatable != 1 {
+			t.Errorf("unrepeatable is %d, want 1", s.Unrepeatable)
+		}
+	})
+	// What may be a stream, or is long, has begun: the client must see that the rest is missing.
+	for name, head := range map[string]string{
+		"of a stream":      "Transfer-Encoding: chunked",
+		"of a long answer": "Content-Length: 65537",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(Options{})
+			base, _ := rawWorker(t, half(head))
+			add(t, b, "breaks", base)
+			a, err := roundTrip(request(t, http.MethodGet, front(t, b), nil))
+			if err == nil {
+				t.Errorf("a part of an answer was passed on as a whole: %d %q", a.status, a.body)
+			}
+			eventually(t, "the failure counts", func() bool { return upstreamStatus(t, b, "breaks").Failures == 1 })
+		})
+	}
+}
+
+func TestHeadHasALengthAndNoBody(t *testing.T) {
+	b := newBalancer(Options{})
+	worker(t, b, "a", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "7") })
+	a := do(t, request(t, http.MethodHead, front(t, b), nil))
+	if a.status != http.StatusOK || a.header.Get("Content-Length") != "7" || a.body != "" {
+		t.Errorf("%d, Content-Length %q, body %q", a.status, a.header.Get("Content-Length"), a.body)
 	}
 }
 

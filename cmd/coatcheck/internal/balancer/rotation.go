@@ -11,7 +11,8 @@ const maxWaiting = 1024
 
 // acquire takes the upstream whose turn it is, leaving out those in tried, and counts a request in flight there; release must follow. It
 // returns nil if there is none. An upstream that is ejected or down is taken only if no better one is left: if all are suspected, the
-// suspicion is worth less than an attempt.
+// suspicion is worth less than an attempt. One that is silent is not taken while there is a queue to wait in: a request that it swallows
+// may not be repeatable.
 func (b *Balancer) acquire(tried []*upstream) *upstream {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -25,6 +26,7 @@ func (b *Balancer) acquire(tried []*upstream) *upstream {
 		switch {
 		case up.state == Ready && !up.ejected():
 			return b.take(at)
+		case up.silent() && b.opts.QueueTimeout > 0:
 		case second < 0 && (up.state == Ready || up.state == Down):
 			second = at
 		}

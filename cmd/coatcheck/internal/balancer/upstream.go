@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -15,7 +16,7 @@ type State string
 const (
 	Starting State = "starting" // has not passed its health check yet
 	Ready    State = "ready"
-	Down     State = "down"     // failed its health check; used only if no upstream is better
+	Down     State = "down"     // failed its health check; used only if no upstream is better, and not if it is silent
 	Draining State = "draining" // gets no new request, for ever
 	Dead     State = "dead"     // known to be dead, or removed
 )
@@ -33,6 +34,9 @@ type upstream struct {
 	// ----
 
 	state        State
+	mute         int             // consecutive probes without any answer
+	alive        context.Context // of requests that wait for an answer; ends when the upstream falls mute
+	giveUp       context.CancelCauseFunc
 	requests     uint64
 	inFlight     int
 	failures     uint64
@@ -50,6 +54,7 @@ func newUpstream(b *Balancer, name, host string) *upstream {
 		kick:    make(chan struct{}, 1),
 	}
 	up.retired, up.cancel = context.WithCancel(context.Background())
+	up.alive, up.giveUp = context.WithCancelCause(context.Background())
 	up.transport = &http.Transport{
 		// Proxy is nil: the environment's proxy must not come between the balancer and its workers.
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -68,6 +73,20 @@ func newUpstream(b *Balancer, name, host string) *upstream {
 		DisableCompression:     true, // what the client and the worker agree on passes as it is
 	}
 	return up
+}
+
+// errMute is why a request is taken away from an upstream.
+var errMute = errors.New("balancer: the upstream does not answer its health checks")
+
+// silent reports whether the upstream is down because it gives no answer at all, as a process that hangs or is stopped. The caller holds
+// Balancer.mu.
+func (up *upstream) silent() bool { return up.alive.Err() != nil }
+
+// recovered ends the silence. The caller holds Balancer.mu.
+func (up *upstream) recovered() {
+	if up.silent() {
+		up.alive, up.giveUp = context.WithCancelCause(context.Background())
+	}
 }
 
 // ejected reports whether the upstream is ejected at this moment. The caller holds Balancer.mu.

@@ -128,6 +128,9 @@ func (s *shop) write(w http.ResponseWriter, status int, t *template.Template, p 
 		return fmt.Errorf("shop: make the page: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	// So that a balancer can tell a part from the whole before it passes it on:
+	// a page is more than one write of the server, which may die in between.
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(status)
 	_, _ = w.Write(b.Bytes()) // an error is the client's going
 	return nil
