@@ -67,6 +67,11 @@ func (s *Session) commitNew(ctx context.Context) error {
 func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 	var line line // of those in this process who want to write the same record
 	defer line.leave()
+	if line.join(ctx, &s.m.queues, s.key) == nil && newerThan(line.newest(), s.base) {
+		if err := s.rebase(line.newest()); err != nil {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
 		if err := s.rejectStale(); err != nil {
 			return err
@@ -101,6 +106,7 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		newer, err := s.m.swap(ctx, s.key, s.base.Version, rec)
 		switch {
 		case err == nil:
+			line.handOn(rec)
 			s.committed(ctx)
 			s.setBase(rec, p)
 			return nil
@@ -110,19 +116,8 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 			return s.commitFailed(err)
 		}
 		s.observe(ctx, Event{Kind: EventConflict})
-		if try == 0 {
-			// Whoever waited for its turn starts from the newest values.
-			if line.join(ctx, &s.m.queues, s.key) == nil {
-				cur, err := s.m.get(ctx, s.key)
-				if errors.Is(err, store.ErrNotFound) {
-					return s.endedNow()
-				}
-				if err == nil {
-					newer = cur
-				}
-			}
-		} else {
-			afterConflict.wait(ctx, try)
+		if try > 0 { // the first time, what conflicted is just done
+			afterConflict.wait(ctx, try-1)
 		}
 		if err := s.rebase(newer); err != nil {
 			return err

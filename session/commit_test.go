@@ -116,7 +116,7 @@ func TestAmbiguous(t *testing.T) {
 					return nil
 				}
 				st.before, st.after = nil, nil
-				other.do(m, func(s *session.Session) { check(t, count.Update(s, add(10))) })
+				other.do(newManager(t, st, nil), func(s *session.Session) { check(t, count.Update(s, add(10))) })
 				return errLost
 			}
 			want := 10

@@ -9,9 +9,9 @@ import (
 	"github.com/coatcheck/coatcheck/store"
 )
 
-// queues holds a line for each record that several requests of this process
-// are trying to write. Standing in line saves attempts that would lose; what
-// is correct is decided by compare-and-swap alone.
+// queues holds a line for each record that requests of this process are writing.
+// Standing in line saves attempts that would lose, and reading what the one in
+// front has just written; what is correct is decided by compare-and-swap alone.
 type queues struct {
 	mu sync.Mutex
 	m  map[store.Key]*queue
@@ -20,6 +20,7 @@ type queues struct {
 type queue struct {
 	turn    chan struct{} // holds one token while somebody has its turn
 	members int           // in line or having its turn
+	newest  store.Record  // the last one written in this line; its who has the turn
 }
 
 // line is a place in a queue. The zero line is in none.
@@ -51,6 +52,20 @@ func (l *line) join(ctx context.Context, qs *queues, k store.Key) error {
 		return ctx.Err()
 	}
 }
+
+// newest returns the record that was last written in this line, or a zero one.
+func (l *line) newest() store.Record { return l.q.newest }
+
+// handOn leaves the record that was just written to the next in line.
+func (l *line) handOn(r store.Record) {
+	if l.q != nil {
+		l.q.newest = r
+	}
+}
+
+// newerThan reports whether a was written after b, by the half of the version
+// that counts.
+func newerThan(a, b store.Record) bool { return a.Version>>32 > b.Version>>32 }
 
 // leave gives the turn to the next in line, if it has it.
 func (l *line) leave() {
