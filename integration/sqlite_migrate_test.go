@@ -127,9 +127,23 @@ func TestSQLiteVerify(t *testing.T) {
 			"not made by Migrate", "not made by Migrate",
 		},
 		{
-			"older", // as it will be once there is a second step
+			"no table",
 			[]string{migrated, `DROP TABLE coatcheck_sessions`, `DELETE FROM coatcheck_sessions_schema`},
 			"run Migrate", "",
+		},
+		{
+			"older: version 1",
+			[]string{
+				migrated, `DROP INDEX coatcheck_sessions_ends`,
+				`CREATE INDEX coatcheck_sessions_expires ON coatcheck_sessions (expires)`,
+				`DELETE FROM coatcheck_sessions_schema WHERE version = 2`,
+			},
+			"has schema version 1", "",
+		},
+		{
+			"a table that takes anything",
+			[]string{migrated, `CREATE TABLE other AS SELECT * FROM coatcheck_sessions`, `DROP TABLE coatcheck_sessions`, `ALTER TABLE other RENAME TO coatcheck_sessions`},
+			"not STRICT", "not STRICT",
 		},
 		{
 			"newer",

@@ -30,7 +30,8 @@ func (q queries) expand(table string) queries {
 	return q
 }
 
-// GetMany implements [store.GetMany].
+// GetMany implements [store.GetMany]. It leaves out damaged records, which
+// [Store.Get] reports.
 func (s *Store) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]store.Record, error) {
 	found := make(map[store.Key]store.Record, len(ks))
 	for len(ks) > 0 {
@@ -43,24 +44,34 @@ func (s *Store) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]stor
 			}
 			args = append(args, chunk[i][:])
 		}
-		rs, err := s.query(ctx, s.q.getMany, args...)
+		err := s.query(ctx, func(r store.Keyed, damaged bool) {
+			if !damaged {
+				found[r.Key] = r.Record
+			}
+		}, s.q.getMany, args...)
 		if err != nil {
 			return nil, s.readError(ctx, "get many", err)
-		}
-		for _, r := range rs {
-			found[r.Key] = r.Record
 		}
 	}
 	return found, nil
 }
 
-// ListOwner implements [store.OwnerIndex].
+// ListOwner implements [store.OwnerIndex]. It leaves out damaged records, for
+// the owner to see and end the others; DeleteOwner deletes them too.
 func (s *Store) ListOwner(ctx context.Context, owner string) ([]store.Keyed, error) {
 	if owner == "" {
 		return nil, fmt.Errorf("sqlstore: list owner: %w: no owner", store.ErrInvalid)
 	}
-	rs, err := s.query(ctx, s.q.listOwner, []byte(owner), now())
-	return rs, s.readError(ctx, "list owner", err)
+	var rs []store.Keyed
+	err := s.query(ctx, func(r store.Keyed, damaged bool) {
+		if !damaged {
+			rs = append(rs, r)
+		}
+	}, s.q.listOwner, []byte(owner), now())
+	if err != nil {
+		return nil, s.readError(ctx, "list owner", err)
+	}
+	return rs, nil
 }
 
 // DeleteOwner implements [store.OwnerIndex].
@@ -76,6 +87,7 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	query := strings.Replace(s.q.deleteOwner, "{keep}", params(len(keep)), 1)
 	ended := 0
 	err := s.writes.conn(ctx, func(c *sql.Conn) error {
+		ended = 0 // this may be a second attempt
 		// Not kept prepared: the text depends on the number of handles.
 		rows, err := c.QueryContext(ctx, query, append(args, now())...)
 		if err != nil {
@@ -103,12 +115,21 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	return ended, nil
 }
 
-// List implements [store.Lister].
+// List implements [store.Lister]. It leaves out damaged records, which
+// [Store.Get] reports: one of them must not end every migration there.
 func (s *Store) List(ctx context.Context) iter.Seq2[store.Keyed, error] {
 	return func(yield func(store.Keyed, error) bool) {
 		after := []byte{}
 		for {
-			page, err := s.query(ctx, s.q.list, after, now(), listPage)
+			var page []store.Keyed
+			var last store.Key
+			rows := 0
+			err := s.query(ctx, func(r store.Keyed, damaged bool) {
+				rows, last = rows+1, r.Key
+				if !damaged {
+					page = append(page, r)
+				}
+			}, s.q.list, after, now(), listPage)
 			if err != nil {
 				yield(store.Keyed{}, s.readError(ctx, "list", err))
 				return
@@ -118,10 +139,9 @@ func (s *Store) List(ctx context.Context) iter.Seq2[store.Keyed, error] {
 					return
 				}
 			}
-			if len(page) < listPage {
+			if rows < listPage {
 				return
 			}
-			last := page[len(page)-1].Key
 			after = last[:]
 		}
 	}
@@ -140,14 +160,14 @@ func (s *Store) Sweep(ctx context.Context, limit int) (int, error) {
 // Ping implements [store.Pinger]. It reads from the table, so that a database
 // without the schema does not pass for a store that answers.
 func (s *Store) Ping(ctx context.Context) error {
-	_, err := s.query(ctx, s.q.get, make([]byte, len(store.Key{})), now())
+	err := s.query(ctx, func(store.Keyed, bool) {}, s.q.get, make([]byte, len(store.Key{})), now())
 	return s.readError(ctx, "ping", err)
 }
 
-// query returns the records that a reading statement finds.
-func (s *Store) query(ctx context.Context, query string, args ...any) ([]store.Keyed, error) {
-	var rs []store.Keyed
-	err := s.reads.do(ctx, query, func(st *sql.Stmt) error {
+// query calls f for each row that a reading statement finds. Of a damaged one it
+// has the key at most.
+func (s *Store) query(ctx context.Context, f func(r store.Keyed, damaged bool), query string, args ...any) error {
+	return s.reads.do(ctx, query, func(st *sql.Stmt) error {
 		rows, err := st.QueryContext(ctx, args...)
 		if err != nil {
 			return err
@@ -155,12 +175,12 @@ func (s *Store) query(ctx context.Context, query string, args ...any) ([]store.K
 		defer rows.Close()
 		for rows.Next() {
 			r, err := scan(rows)
-			if err != nil {
+			damaged := errors.Is(err, store.ErrCorrupt)
+			if err != nil && !damaged {
 				return err
 			}
-			rs = append(rs, r)
+			f(r, damaged)
 		}
 		return rows.Err()
 	})
-	return rs, err
 }

@@ -46,7 +46,13 @@
 // milliseconds. The version is 64 bits, stored as the signed integer of the
 // same bits. The index by owner holds no anonymous sessions.
 //
-// The index by expiry makes a touch take about 30 µs instead of 20, at most
+// Other programs may damage what is there. A row that is not a record, by the
+// type or the length of a value, is [store.ErrCorrupt] to Get, a conflict to
+// Create, and left out where many records are read; Delete removes it,
+// DeleteOwner and Sweep do as they would if it were whole. A row whose times
+// are NULL does not exist for any method but Sweep, which removes it.
+//
+// The index by end makes a touch take about 30 µs instead of 20, at most
 // once in a tenth of the idle timeout for each session; without it every sweep
 // would read the whole table. The table has a rowid: WITHOUT ROWID is a third
 // faster to create and delete in with 300 bytes of data, but keeps large rows

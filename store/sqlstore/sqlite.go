@@ -24,35 +24,38 @@ var SQLite = Dialect{
 	},
 	maxData: 16 << 20, // far below SQLite's own limit of 1 GB, far above any session
 	queries: queries{
-		get: `SELECT ` + columns + ` FROM "{table}" WHERE key = ? AND expires > ?`,
+		get: `SELECT ` + sqliteRead + ` FROM "{table}" WHERE key = ? AND ` + sqliteEnds + ` > ?`,
 
-		getMany: `SELECT ` + columns + ` FROM "{table}" WHERE expires > ? AND key IN ({keys})`,
+		getMany: `SELECT ` + sqliteRead + ` FROM "{table}" WHERE ` + sqliteEnds + ` > ? AND key IN ({keys})`,
 
 		create: `INSERT INTO "{table}" (` + columns + `) VALUES (` + params(10) + `)
 ON CONFLICT (key) DO UPDATE SET version = excluded.version, handle = excluded.handle, owner = excluded.owner,
 	created = excluded.created, deadline = excluded.deadline, expires = excluded.expires,
 	next = excluded.next, label = excluded.label, data = excluded.data
-WHERE "{table}".expires <= ?`,
+WHERE ` + sqliteEnds + ` <= ?`,
 
 		replace: `UPDATE "{table}" SET version = ?, deadline = min(deadline, ?), expires = min(deadline, ?),
 	next = ?, label = ?, data = ?
-WHERE key = ? AND version = ? AND expires > ?`,
+WHERE key = ? AND version = ? AND ` + sqliteEnds + ` > ?`,
 
-		touch: `UPDATE "{table}" SET expires = max(expires, min(deadline, ?))
-WHERE key = ? AND expires > ? AND next IS NULL`,
+		touch: `UPDATE "{table}" SET expires = min(deadline, max(expires, ?))
+WHERE key = ? AND ` + sqliteEnds + ` > ? AND next IS NULL`,
 
-		deleteLive: `DELETE FROM "{table}" WHERE key = ? AND expires > ?`,
-		deleteDead: `DELETE FROM "{table}" WHERE key = ? AND expires <= ?`,
+		deleteLive: `DELETE FROM "{table}" WHERE key = ? AND ` + sqliteEnds + ` > ?`,
+		deleteDead: `DELETE FROM "{table}" WHERE key = ? AND ` + sqliteEnds + ` <= ?`,
 
-		listOwner: `SELECT ` + columns + ` FROM "{table}" WHERE owner = ? AND expires > ? AND next IS NULL`,
+		listOwner: `SELECT ` + sqliteRead + ` FROM "{table}" WHERE owner = ? AND ` + sqliteEnds + ` > ? AND next IS NULL`,
 
-		deleteOwner: `DELETE FROM "{table}" WHERE owner = ? AND handle NOT IN ({keep})
-RETURNING next IS NULL AND expires > ?`,
+		deleteOwner: `DELETE FROM "{table}" WHERE owner = ? AND (handle IN ({keep})) IS NOT TRUE
+RETURNING next IS NULL AND ` + sqliteEnds + ` > ?`,
 
-		list: `SELECT ` + columns + ` FROM "{table}" WHERE key > ? AND expires > ? ORDER BY key LIMIT ?`,
+		// A key of another length leads nowhere, and there would be no going on
+		// after it.
+		list: `SELECT ` + sqliteRead + ` FROM "{table}"
+WHERE key > ? AND length(key) = 32 AND ` + sqliteEnds + ` > ? ORDER BY key LIMIT ?`,
 
-		sweep: `DELETE FROM "{table}" WHERE key IN (
-	SELECT key FROM "{table}" WHERE expires <= ? ORDER BY expires LIMIT ?)`,
+		sweep: `DELETE FROM "{table}" WHERE rowid IN (
+	SELECT rowid FROM "{table}" WHERE ` + sqliteEnds + ` <= ? ORDER BY ` + sqliteEnds + ` LIMIT ?)`,
 	},
 	schema: schema{
 		steps: [][]string{
@@ -72,6 +75,10 @@ RETURNING next IS NULL AND expires > ?`,
 				`CREATE INDEX "{table}_owner" ON "{table}" (owner) WHERE owner IS NOT NULL`,
 				`CREATE INDEX "{table}_expires" ON "{table}" (expires)`,
 			},
+			{
+				`DROP INDEX "{table}_expires"`,
+				`CREATE INDEX "{table}_ends" ON "{table}" (` + sqliteEnds + `)`,
+			},
 		},
 		prepare: sqliteWAL,
 		begin:   sqliteBegin,
@@ -89,6 +96,18 @@ RETURNING next IS NULL AND expires > ?`,
 
 // columns is the order in which records are written and read.
 const columns = `key, version, handle, owner, created, deadline, expires, next, label, data`
+
+const (
+	// sqliteRead is columns, for reading. Drivers copy the name of every column
+	// of every result, and its declared type: an expression has none, and a name
+	// of one letter costs nothing.
+	sqliteRead = `+key k, +version v, +handle h, +owner o, +created c, +deadline d, +expires e, +next n, +label l, +data b`
+
+	// sqliteEnds is when a record ends: nothing lives beyond its deadline, even
+	// if somebody else has written a later expiry. A row that lacks a time is
+	// long dead.
+	sqliteEnds = `coalesce(min(expires, deadline), 0)`
+)
 
 // SQLiteDSN returns the data source name of the database file at path for
 // drivers that take SQLite's own file: names with _pragma parameters, as
@@ -176,11 +195,18 @@ func sqliteVerify(ctx context.Context, c *sql.Conn, table string) error {
 	if mode != "wal" && mode != "memory" {
 		return fmt.Errorf("the database is in journal mode %q, so readers and writers block each other: run Migrate, or PRAGMA journal_mode = WAL", mode)
 	}
+	var strict bool
+	if err := c.QueryRowContext(ctx, `SELECT strict FROM pragma_table_list WHERE schema = 'main' AND name = ?`, table).Scan(&strict); err != nil {
+		return err
+	}
+	if !strict {
+		return fmt.Errorf("table %q is not STRICT, so it takes what is no session: it was changed by hand or by a program that copied it; restore it, or choose another Options.Table and run Migrate", table)
+	}
 	if err := sqliteNames(ctx, c, "column", table, strings.Split(columns, ", "),
 		`SELECT name FROM pragma_table_info(?)`); err != nil {
 		return err
 	}
-	return sqliteNames(ctx, c, "index", table, []string{table + "_owner", table + "_expires"},
+	return sqliteNames(ctx, c, "index", table, []string{table + "_owner", table + "_ends"},
 		`SELECT name FROM pragma_index_list(?) WHERE origin = 'c'`)
 }
 

@@ -131,7 +131,7 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 func (s *Store) why(ctx context.Context, k store.Key) error {
 	_, err := s.Get(ctx, k)
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, store.ErrCorrupt):
 		return fmt.Errorf("sqlstore: replace: %w", store.ErrConflict)
 	case errors.Is(err, store.ErrNotFound):
 		return fmt.Errorf("sqlstore: replace: %w", store.ErrNotFound)
