@@ -171,17 +171,18 @@ func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, re
 		out.Body = body.attempt()
 	}
 	t.resp, t.err = up.transport.RoundTrip(out)
-	if !stop() && t.err == nil {
-		// The silence began when the answer came.
+	whole := false
+	if t.err == nil {
+		whole, t.err = readAhead(t.resp)
+	}
+	if !stop() && t.err == nil && !whole {
+		// The silence began when the answer did, and the rest of it is lost.
 		t.resp.Body.Close()
-		t.resp, t.err = nil, errMute
+		t.err = errMute
 	}
 	if t.err != nil {
 		t.abandoned = req.Context().Err() == nil && context.Cause(ctx) == errMute
 		cancel(nil)
-	}
-	if t.err == nil {
-		t.err = readAhead(t.resp)
 	}
 	if t.err == nil {
 		up.fails.Store(0)
@@ -192,18 +193,21 @@ func (b *Balancer) attempt(up *upstream, req *http.Request, body *replayBody, re
 	return t
 }
 
-// readAhead replaces the body of a short response by what it holds.
-func readAhead(resp *http.Response) error {
-	if resp.Body == http.NoBody || resp.ContentLength <= 0 || resp.ContentLength > maxAhead {
-		return nil
+// readAhead replaces the body of a short response by what it holds, and reports whether all of the response has come.
+func readAhead(resp *http.Response) (whole bool, err error) {
+	if resp.Body == http.NoBody {
+		return true, nil
+	}
+	if resp.ContentLength <= 0 || resp.ContentLength > maxAhead {
+		return false, nil
 	}
 	defer resp.Body.Close()
 	b := bytes.NewBuffer(make([]byte, 0, resp.ContentLength+bytes.MinRead)) // else it would grow to find the end
 	if _, err := b.ReadFrom(resp.Body); err != nil {
-		return fmt.Errorf("response broke off: %w", err)
+		return false, fmt.Errorf("response broke off: %w", err)
 	}
 	resp.Body = io.NopCloser(b)
-	return nil
+	return true, nil
 }
 
 // patience returns the context that ends when it makes no more sense to wait for an answer of the upstream.

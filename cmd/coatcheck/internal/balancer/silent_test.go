@@ -81,6 +81,33 @@ func TestRequestsDoNotWaitForAnUpstreamThatFellSilent(t *testing.T) {
 	})
 }
 
+func TestAnAnswerThatStopsHalfWayIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newHealthNet(t, Options{Fall: 3})
+		var frozen atomic.Bool
+		n.net.serve(t, "a", &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/readyz" && !frozen.Load() {
+				return
+			}
+			if r.URL.Path != "/readyz" {
+				frozen.Store(true)
+				w.Header().Set("Content-Length", "4")
+				_, _ = io.WriteString(w, "ha")
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-r.Context().Done()
+		})})
+		add(t, n.Balancer, "a", "http://a")
+		n.freezer(t, "b")
+		time.Sleep(10 * time.Second)
+		get := n.start(t, http.MethodGet)
+		time.Sleep(10 * time.Second)
+		if w := <-get; w.Code != http.StatusOK || w.Body.String() != "b" {
+			t.Errorf("the GET was answered %d %q, want by the other upstream", w.Code, w.Body)
+		}
+	})
+}
+
 func TestAnUpstreamThatRefusesItsProbesMayFinishItsRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newHealthNet(t, Options{Fall: 3})

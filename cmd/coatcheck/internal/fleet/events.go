@@ -18,12 +18,13 @@ type Kind string
 const (
 	Started       Kind = "started"
 	BecameReady   Kind = "ready"
-	Failed        Kind = "failed"   // did not start
-	Delayed       Kind = "delayed"  // the next start waits
-	BeganDraining Kind = "draining" // by request, or because there were too many
-	Drained       Kind = "drained"  // and ended
-	Killed        Kind = "killed"   // by us
-	Died          Kind = "died"     // by itself or by somebody else
+	Unhealthy     Kind = "unhealthy" // fails its health checks; it recovers or is replaced
+	Failed        Kind = "failed"    // did not start
+	Delayed       Kind = "delayed"   // the next start waits
+	BeganDraining Kind = "draining"  // by request, or because there were too many
+	Drained       Kind = "drained"   // and ended
+	Killed        Kind = "killed"    // by us
+	Died          Kind = "died"      // by itself or by somebody else
 	Scaled        Kind = "scaled"
 )
 
@@ -52,7 +53,7 @@ func (e *events) add(k Kind, worker, detail string) {
 	e.mu.Unlock()
 
 	level := slog.LevelInfo
-	if k == Failed || k == Died || k == Delayed {
+	if k == Failed || k == Died || k == Delayed || k == Unhealthy {
 		level = slog.LevelWarn
 	}
 	attrs := make([]slog.Attr, 0, 2)

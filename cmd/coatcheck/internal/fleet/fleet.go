@@ -1,9 +1,9 @@
 // Package fleet runs workers: real processes of one command, started, watched,
 // replaced, scaled, drained and stopped.
 //
-// A [Fleet] keeps as many workers as it was told to. One that dies or is drained
-// is replaced by another with a new name, so that a name never means two
-// processes. Those that are gone are not among the workers but in the events.
+// A [Fleet] keeps as many workers as it was told to. One that dies, is drained, or
+// fails its health checks for too long is replaced by another with a new name, so
+// that a name never means two processes. Those that are gone are not among the workers but in the events.
 package fleet
 
 import (
@@ -38,6 +38,9 @@ type Router interface {
 	Add(name string, u *url.URL) error
 	// WaitReady returns when the worker is sent requests.
 	WaitReady(ctx context.Context, name string) error
+	// WaitDown returns when the worker, which was ready, is sent no requests
+	// because it fails its health checks.
+	WaitDown(ctx context.Context, name string) error
 	// Drain sends no more requests to the worker and returns when it has none
 	// in flight, or with an error when ctx ends.
 	Drain(ctx context.Context, name string) error
@@ -53,9 +56,11 @@ type Command func(name string) (cmd *exec.Cmd, config any, err error)
 // Options configures a [Fleet].
 type Options struct {
 	// Output is where the workers' standard error goes, each line after the
-	// worker's name. If zero, nowhere.
+	// worker's name. A Write must not wait for anything: the workers do for it. If
+	// zero, it goes nowhere.
 	Output io.Writer
-	// Logger gets the events. If zero, none.
+	// Logger gets the events. It must not wait for anything: the fleet does for
+	// it. If zero, nobody gets them.
 	Logger *slog.Logger
 	// StartTimeout bounds the time from start to ready. If zero, 30 s.
 	StartTimeout time.Duration
@@ -65,15 +70,19 @@ type Options struct {
 	// StopTimeout bounds the time from SIGTERM to the end of the process, which
 	// is then killed. If zero, 10 s.
 	StopTimeout time.Duration
+	// UnhealthyTimeout is how long a worker that was ready may fail its health
+	// checks until it is replaced. If zero, 10 s.
+	UnhealthyTimeout time.Duration
 }
 
 // State is what a worker is doing.
 type State string
 
-// The states of a worker, in this order.
+// The states of a worker, in this order. One that fails its health checks is
+// starting again, until it passes them or is replaced.
 const (
 	Starting State = "starting"
-	Ready    State = "ready"
+	Ready    State = "ready" // and sent requests
 	Draining State = "draining"
 )
 
@@ -108,8 +117,9 @@ type Fleet struct {
 type worker struct {
 	Worker
 	process *process
-	routed  bool // the router knows it
-	readyAt time.Time
+	routed  bool          // the router knows it
+	readyAt time.Time     // zero until it was ready for the first time
+	sick    bool          // it was ready, and fails its health checks
 	killed  bool          // by us
 	gone    chan struct{} // closed when the worker is out of the fleet
 }
@@ -129,6 +139,7 @@ func New(router Router, command Command, opts *Options) *Fleet {
 	setDefault(&f.opts.StartTimeout, 30*time.Second)
 	setDefault(&f.opts.DrainTimeout, 30*time.Second)
 	setDefault(&f.opts.StopTimeout, 10*time.Second)
+	setDefault(&f.opts.UnhealthyTimeout, 10*time.Second)
 	f.events.logger = f.opts.Logger
 	return f
 }
@@ -246,23 +257,38 @@ func (f *Fleet) Changed() <-chan struct{} {
 	return f.changed
 }
 
-// Shutdown asks every worker to finish its requests and end, and returns when
-// all are gone. Those that remain when ctx ends are killed, which is an error.
-// No worker is started any more.
+// Shutdown asks every worker to end and returns when all are gone. The caller
+// has seen to it that no request is in flight, so one that cannot end loses
+// nothing by being killed: at once if it fails its health checks, else after
+// [Options.StopTimeout]. When ctx ends before that all are killed, which is an
+// error. No worker is started any more.
 func (f *Fleet) Shutdown(ctx context.Context) error {
 	f.mu.Lock()
 	f.closeLocked()
 	for _, w := range f.workers {
 		w.State = Draining
 		f.unrouteLocked(w)
-		w.process.terminate()
+		if w.sick {
+			w.killed = true
+			w.process.kill()
+		} else {
+			w.process.terminate()
+		}
 	}
 	f.changedLocked()
 	f.mu.Unlock()
 
-	if err := f.await(ctx, func() bool { return len(f.workers) == 0 }); err != nil {
+	gone := func() bool { return len(f.workers) == 0 }
+	stopping, cancel := context.WithTimeout(ctx, f.opts.StopTimeout)
+	defer cancel()
+	if f.await(stopping, gone) != nil {
+		for _, w := range f.Workers() {
+			f.opts.Logger.Warn("worker did not end; killing it", "worker", w.Name)
+		}
 		f.KillAll()
-		return errors.New("some workers did not end in time and were killed")
+		if ctx.Err() != nil {
+			return errors.New("some workers did not end in time and were killed")
+		}
 	}
 	f.running.Wait()
 	return nil
@@ -373,6 +399,8 @@ func (f *Fleet) supervise(w *worker) {
 	problem := f.admit(ctx, w)
 	if problem != nil {
 		w.process.kill()
+	} else {
+		f.follow(w)
 	}
 	<-w.process.exited
 	f.ended(w, problem)
@@ -422,6 +450,58 @@ func (f *Fleet) admit(ctx context.Context, w *worker) error {
 	return nil
 }
 
+// follow keeps the state of a worker that was ready true to its health, until it
+// leaves service.
+func (f *Fleet) follow(w *worker) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-w.process.exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for {
+		if f.router.WaitDown(ctx, w.Name) != nil || !f.setHealth(w, Ready, Starting, Unhealthy) {
+			return
+		}
+		patience, end := context.WithTimeout(ctx, f.opts.UnhealthyTimeout)
+		err := f.router.WaitReady(patience, w.Name)
+		end()
+		switch {
+		case err == nil:
+			if !f.setHealth(w, Starting, Ready, BecameReady) {
+				return
+			}
+		case patience.Err() == context.DeadlineExceeded && ctx.Err() == nil:
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if w.State == Starting && !f.closed {
+				f.drainLocked(w)
+				f.reconcileLocked()
+			}
+			return
+		default:
+			return
+		}
+	}
+}
+
+// setHealth moves a worker from one state to another, or reports that it is not in
+// the first.
+func (f *Fleet) setHealth(w *worker, from, to State, k Kind) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w.State != from {
+		return false
+	}
+	w.State, w.sick = to, k == Unhealthy
+	f.events.add(k, w.Name, w.URL)
+	f.changedLocked()
+	return true
+}
+
 // expired returns why ctx ended if its time was up, else nil.
 func expired(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -467,7 +547,7 @@ func (f *Fleet) ended(w *worker, problem error) {
 		f.events.add(Killed, w.Name, end)
 	case w.State == Draining:
 		f.events.add(Drained, w.Name, end)
-	case w.State == Starting:
+	case w.State == Starting && w.readyAt.IsZero():
 		if problem == nil {
 			problem = errors.New(end + w.process.lastWords())
 		}
@@ -510,6 +590,16 @@ func (f *Fleet) drain(w *worker, routed bool) {
 		if err := f.router.Drain(ctx, w.Name); err != nil && ctx.Err() == context.DeadlineExceeded {
 			f.opts.Logger.Warn("requests still in flight when the drain ended", "worker", w.Name, "after", f.opts.DrainTimeout)
 		}
+	}
+	f.mu.Lock()
+	hopeless := w.sick
+	if hopeless {
+		w.killed = true
+	}
+	f.mu.Unlock()
+	if hopeless {
+		w.process.kill() // it would not hear
+		return
 	}
 	w.process.terminate()
 	select {

@@ -78,6 +78,9 @@ type router struct {
 	busy   chan struct{} // nil: nothing in flight
 
 	unhealthy string // the worker that never passes a health check
+
+	sick    map[string]bool // workers that were ready and fail their health checks
+	changed chan struct{}   // closed and renewed when sick changes; nil until then
 }
 
 func (r *router) record(call, name string) {
@@ -99,6 +102,7 @@ func (r *router) Drain(ctx context.Context, name string) error {
 	r.mu.Lock()
 	r.record("drain", name)
 	delete(r.routed, name)
+	r.broadcastLocked()
 	busy := r.busy
 	r.mu.Unlock()
 	if busy == nil {
@@ -117,7 +121,51 @@ func (r *router) WaitReady(ctx context.Context, name string) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	return nil
+	return r.wait(ctx, name, false)
+}
+
+func (r *router) WaitDown(ctx context.Context, name string) error { return r.wait(ctx, name, true) }
+
+func (r *router) wait(ctx context.Context, name string, sick bool) error {
+	for {
+		r.mu.Lock()
+		_, routed := r.routed[name]
+		is := r.sick[name]
+		if r.changed == nil {
+			r.changed = make(chan struct{})
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		switch {
+		case !routed:
+			return errors.New("gone")
+		case is == sick:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// setSick makes a worker fail its health checks, or pass them again.
+func (r *router) setSick(name string, sick bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sick == nil {
+		r.sick = make(map[string]bool)
+	}
+	r.sick[name] = sick
+	r.broadcastLocked()
+}
+
+func (r *router) broadcastLocked() {
+	if r.changed != nil {
+		close(r.changed)
+	}
+	r.changed = make(chan struct{})
 }
 
 func (r *router) Remove(name string) error {
@@ -125,6 +173,7 @@ func (r *router) Remove(name string) error {
 	defer r.mu.Unlock()
 	r.record("remove", name)
 	delete(r.routed, name)
+	r.broadcastLocked()
 	return nil
 }
 
@@ -436,6 +485,84 @@ func TestStubbornWorkerIsKilledAfterItsDrain(t *testing.T) {
 	settle(t, f, "worker-2", "worker-3")
 }
 
+func TestWorkerThatFailsItsHealthChecksIsNotReadyUntilItPasses(t *testing.T) {
+	r := new(router)
+	f := newFleet(t, r, &Options{UnhealthyTimeout: time.Hour}, normal)
+	mustStart(t, f, 2)
+	r.setSick("worker-1", true)
+	eventually(t, f, "worker-1 is not ready", func() bool { return f.workers[0].State == Starting })
+	r.setSick("worker-1", false)
+	settle(t, f, "worker-1", "worker-2")
+	if !slices.ContainsFunc(f.Events(), func(e Event) bool { return e.Kind == Unhealthy && e.Worker == "worker-1" }) {
+		t.Errorf("the events do not tell of it: %+v", f.Events())
+	}
+}
+
+func TestWorkerThatStaysUnhealthyIsReplaced(t *testing.T) {
+	for _, n := range []int{1, 2} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			r := new(router)
+			f := newFleet(t, r, &Options{UnhealthyTimeout: 50 * time.Millisecond}, normal)
+			mustStart(t, f, n)
+			// A stopped process has no ear for SIGTERM.
+			if err := syscall.Kill(f.Workers()[0].PID, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			r.setSick("worker-1", true)
+			if n == 1 {
+				settle(t, f, "worker-2")
+			} else {
+				settle(t, f, "worker-2", "worker-3")
+			}
+			if !slices.ContainsFunc(f.Events(), func(e Event) bool { return e.Kind == Killed && e.Worker == "worker-1" }) {
+				t.Errorf("worker-1 was not killed: %+v", f.Events())
+			}
+		})
+	}
+}
+
+func TestUnhealthyWorkerThatDiesIsNoFailedStart(t *testing.T) {
+	r := new(router)
+	f := newFleet(t, r, &Options{UnhealthyTimeout: time.Hour}, normal)
+	mustStart(t, f, 1)
+	r.setSick("worker-1", true)
+	eventually(t, f, "worker-1 is not ready", func() bool { return f.workers[0].State == Starting })
+	if err := syscall.Kill(f.Workers()[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, f, "worker-2")
+	if slices.ContainsFunc(f.Events(), func(e Event) bool { return e.Kind == Failed }) {
+		t.Errorf("the death of a worker that had served is told as a failed start: %+v", f.Events())
+	}
+}
+
+func TestShutdownDoesNotWaitForTheStopped(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("known=%v", known), func(t *testing.T) {
+			opts := &Options{UnhealthyTimeout: time.Hour, StopTimeout: time.Hour}
+			if !known {
+				opts.StopTimeout = 50 * time.Millisecond
+			}
+			r := new(router)
+			f := newFleet(t, r, opts, normal)
+			mustStart(t, f, 2)
+			if err := syscall.Kill(f.Workers()[0].PID, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			if known {
+				r.setSick("worker-1", true)
+				eventually(t, f, "worker-1 is not ready", func() bool { return f.workers[0].State == Starting })
+			}
+			if err := f.Shutdown(t.Context()); err != nil {
+				t.Errorf("Shutdown = %v, though nobody lost anything", err)
+			}
+			if ws := f.Workers(); len(ws) != 0 {
+				t.Errorf("Shutdown left %+v", ws)
+			}
+		})
+	}
+}
+
 func TestRestartBacksOff(t *testing.T) {
 	f := newFleet(t, new(router), nil, func(n int) string {
 		if n > 1 && n < 6 {
@@ -582,6 +709,11 @@ func (printer) Add(name string, _ *url.URL) error {
 }
 func (printer) Drain(context.Context, string) error     { return nil }
 func (printer) WaitReady(context.Context, string) error { return nil }
+
+func (printer) WaitDown(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
 
 func (printer) Remove(name string) error {
 	fmt.Println(name, "is gone")

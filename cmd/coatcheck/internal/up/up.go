@@ -56,6 +56,9 @@ func (r Ready) AdminLink() string { return r.Admin + "/?token=" + r.AdminToken }
 // drainTimeout bounds how long the requests in flight may take when all stops.
 const drainTimeout = 20 * time.Second
 
+// stopTimeout is how long a worker may take to end that has nothing in flight.
+const stopTimeout = 5 * time.Second
+
 // queueTimeout is how long a request waits for a worker when none is ready, as
 // when the only one was killed: a replacement takes a fraction of a second.
 const queueTimeout = 10 * time.Second
@@ -138,7 +141,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 			InsecureName:   cookie,
 			DrainTimeout:   drainTimeout,
 		}, err
-	}, &fleet.Options{Output: out, Logger: logger, DrainTimeout: drainTimeout})
+	}, &fleet.Options{Output: out, Logger: logger, DrainTimeout: drainTimeout, StopTimeout: stopTimeout})
 	defer workers.KillAll() // nothing is left behind, whatever happens
 
 	checking, stopChecks := context.WithCancel(context.Background())
