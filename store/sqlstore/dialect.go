@@ -64,12 +64,16 @@ type connection struct {
 	// each tendEvery.
 	tend      func(context.Context, *sql.Conn)
 	tendEvery int
+	// makeRoom gives back space that the database can do without, and reports
+	// whether a write that found none may now find some.
+	makeRoom func(context.Context, *sql.Conn) bool
 }
 
 // diagnosis is what a dialect knows about an error of its driver.
 type diagnosis struct {
 	answered  bool   // the error is the database's own: the connection works
 	unapplied bool   // the statement has certainly changed nothing
+	full      bool   // there was no space to write; it changed nothing
 	tooLarge  bool   // a value is over the database's limit
 	advice    string // what it means and what to do about it; may be empty
 }

@@ -31,6 +31,12 @@
 // with three processes). The Store does them itself: every 500 writes, and by
 // keeping writers out for a moment where the log has become long.
 //
+// A write that finds no space on the disk has not happened, and says so. Before
+// it gives up, the Store empties the log into the database and tries once more,
+// so that deletes and small writes go on where it is the log that fills the
+// disk. If the database itself would have to grow for that, nothing goes on
+// until there is space.
+//
 // A write whose context ends while it runs may have been carried out: it is
 // [store.ErrAmbiguous] and matches the context's error. One that only waited,
 // for its turn or for another process, has not been, and is the context's error

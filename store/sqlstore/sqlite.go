@@ -21,6 +21,7 @@ var SQLite = Dialect{
 		restore:   `PRAGMA wal_autocheckpoint = 1000`,
 		tend:      sqliteCheckpoint,
 		tendEvery: 500,
+		makeRoom:  sqliteMakeRoom,
 	},
 	maxData: 16 << 20, // far below SQLite's own limit of 1 GB, far above any session
 	queries: queries{
@@ -135,7 +136,7 @@ func sqliteWAL(ctx context.Context, conn *sql.Conn) error {
 			return nil
 		case err == nil:
 			return fmt.Errorf("the database stays in journal mode %q: its file system or the driver lacks shared memory, put the file on a local disk", mode)
-		case !ok || code != sqliteBusy && code != sqliteLocked:
+		case !ok || code&sqlitePrimary != sqliteBusy && code&sqlitePrimary != sqliteLocked:
 			return err
 		}
 		select {
@@ -166,6 +167,16 @@ func sqliteCheckpoint(ctx context.Context, c *sql.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
 	defer cancel()
 	checkpoint("RESTART")
+}
+
+// sqliteMakeRoom moves the log into the database and cuts it to nothing, where
+// that is what fills the disk.
+func sqliteMakeRoom(ctx context.Context, c *sql.Conn) bool {
+	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond) // as in sqliteCheckpoint
+	defer cancel()
+	var busy, pages, moved int
+	err := c.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &pages, &moved)
+	return err == nil && busy == 0
 }
 
 // sqliteBegin takes the write lock at once, whatever the driver's default: a
@@ -251,6 +262,9 @@ const (
 	sqliteSchema    = 17
 	sqliteTooBig    = 18
 	sqliteNotADB    = 26
+
+	sqlitePrimary    = 0xff // an extended code keeps the primary one in its low byte
+	sqliteIOErrWrite = sqliteIOErr | 3<<8
 )
 
 var sqliteAdvice = map[int]string{
@@ -259,7 +273,7 @@ var sqliteAdvice = map[int]string{
 	sqliteLocked:   "another connection of this process holds a lock on the table",
 	sqliteReadOnly: "the file, its folder or the file system is not writable by this process",
 	sqliteCorrupt:  "the file is damaged; restore it from a copy or start with a new one",
-	sqliteFull:     "there is no space left for the database; free some",
+	sqliteFull:     "there is no space left for the database, and nothing was changed; free some",
 	sqliteCantOpen: "the file cannot be opened; its folder must exist and be writable",
 	sqliteNotADB:   "the file is no SQLite database",
 	sqliteProtocol: "the file is too contended to read",
@@ -269,14 +283,26 @@ var sqliteAdvice = map[int]string{
 // sqliteDiagnose relies on a failed statement being rolled back. Two codes do
 // not tell: of a commit whose fsync failed (an I/O error), and of a statement
 // that was interrupted, by a driver, between its work and its end.
+//
+// An I/O error while writing is another matter: what of the transaction is in
+// the log then is without its end, and is never read. On a full disk it is what
+// ncruces says for SQLITE_FULL (as of v0.37), with no word of the reason.
 func sqliteDiagnose(err error) diagnosis {
 	code, ok := sqliteCode(err)
 	if !ok {
 		return diagnosis{unapplied: errors.Is(err, sql.ErrConnDone)}
 	}
+	if code == sqliteIOErrWrite {
+		return diagnosis{
+			answered: true, unapplied: true, full: true,
+			advice: "the file could not be written, and nothing was changed; look for space on the disk, then for faults of it",
+		}
+	}
+	code &= sqlitePrimary
 	return diagnosis{
 		answered:  true,
 		unapplied: code != sqliteIOErr && code != sqliteInterrupt,
+		full:      code == sqliteFull,
 		tooLarge:  code == sqliteTooBig,
 		advice:    sqliteAdvice[code],
 	}

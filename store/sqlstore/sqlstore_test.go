@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -88,15 +89,18 @@ func TestSQLiteDSN(t *testing.T) {
 type (
 	ncrucesCode  uint16
 	ncrucesError struct{ code ncrucesCode }
+	ncrucesBare  uint16 // of a driver that has no more to say
 	moderncError struct{ code int }
 	mattnCode    int
-	mattnError   struct{ Code mattnCode }
-	otherError   struct{ Code string }
+	mattnError   struct{ Code, ExtendedCode mattnCode }
+	otherError   struct{ ExtendedCode string }
 )
 
 func (e *ncrucesError) Error() string             { return "ncruces" }
 func (e *ncrucesError) ExtendedCode() ncrucesCode { return e.code }
 func (e *ncrucesError) Unwrap() error             { return errors.New("of the system") }
+func (ncrucesBare) Error() string                 { return "ncruces" }
+func (e ncrucesBare) Code() uint8                 { return uint8(e) }
 func (e *moderncError) Error() string             { return "modernc" }
 func (e *moderncError) Code() int                 { return e.code }
 func (mattnError) Error() string                  { return "mattn" }
@@ -110,10 +114,12 @@ func TestSQLiteCode(t *testing.T) {
 		code int
 		ok   bool
 	}{
-		{"ncruces", &ncrucesError{snapshot}, sqliteBusy, true},
+		{"ncruces", &ncrucesError{snapshot}, snapshot, true},
+		{"ncruces, a bare code", sent{ncrucesBare(snapshot)}, snapshot, true},
+		{"of the system", sent{syscall.ENOSPC}, 0, false},
 		{"modernc", &moderncError{sqliteTooBig}, sqliteTooBig, true},
-		{"mattn", mattnError{sqliteFull}, sqliteFull, true},
-		{"wrapped", sent{&moderncError{snapshot}}, sqliteBusy, true},
+		{"mattn", mattnError{sqliteBusy, snapshot}, snapshot, true},
+		{"wrapped", sent{&moderncError{snapshot}}, snapshot, true},
 		{"joined", errors.Join(errors.New("first"), &ncrucesError{sqliteFull}), sqliteFull, true},
 		{"a code that is none", otherError{"5"}, 0, false},
 		{"of database/sql", sql.ErrConnDone, 0, false},
@@ -132,7 +138,10 @@ func TestSQLiteCode(t *testing.T) {
 func TestDiagnosis(t *testing.T) {
 	for code, want := range map[int]bool{
 		sqliteBusy: true, sqliteFull: true, sqliteReadOnly: true, sqliteTooBig: true,
+		sqliteBusy | 2<<8: true, sqliteIOErrWrite: true,
 		sqliteIOErr: false, sqliteInterrupt: false,
+		sqliteIOErr | 4<<8:  false, // of fsync: the commit may be on the disk
+		sqliteIOErr | 19<<8: false, // of the log's index, which follows the log
 	} {
 		if got := sqliteDiagnose(&moderncError{code}).unapplied; got != want {
 			t.Errorf("result code %d: unapplied is %v; want %v", code, got, want)

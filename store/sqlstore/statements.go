@@ -13,7 +13,8 @@ var errClosed = errors.New("the store is closed")
 // statements runs prepared statements, each prepared at its first use.
 type statements interface {
 	do(ctx context.Context, query string, f func(*sql.Stmt) error) error
-	// conn lends a connection, alone.
+	// conn lends a connection, alone. Where f finds no space, it may be called
+	// once more.
 	conn(ctx context.Context, f func(*sql.Conn) error) error
 	close() error
 }
@@ -145,6 +146,9 @@ func (t *turns) conn(ctx context.Context, f func(*sql.Conn) error) error {
 		t.c, t.cached, t.count = c, map[string]*sql.Stmt{}, 0
 	}
 	err := f(t.c)
+	if err != nil && t.diagnose(err).full && t.care.makeRoom(ctx, t.c) {
+		err = f(t.c)
+	}
 	if err != nil && t.broken(err) {
 		_ = t.release()
 	}
