@@ -17,8 +17,12 @@ var SQLite = Dialect{
 		// By default every process tries a checkpoint after each commit once
 		// the log is long, and busy writers never let one finish: measured
 		// with three of them, the log grew by 100 MB a second.
-		setUp:     `PRAGMA wal_autocheckpoint = 0`,
-		restore:   `PRAGMA wal_autocheckpoint = 1000`,
+		//
+		// The file of the log keeps the size that it needs all the time, which
+		// costs nothing and is there when the disk is full, and gives back what it
+		// had grown beyond that, at the first write into a new log.
+		setUp:     fmt.Sprintf(`PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = %d`, sqliteLongLog*4096),
+		restore:   `PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = -1`,
 		tend:      sqliteCheckpoint,
 		tendEvery: 500,
 		makeRoom:  sqliteMakeRoom,
@@ -147,12 +151,15 @@ func sqliteWAL(ctx context.Context, conn *sql.Conn) error {
 	}
 }
 
+// sqliteLongLog is the length from which on a new log is worth keeping writers
+// out for, in pages, which have 4 KiB by default.
+const sqliteLongLog = 4000
+
 // sqliteCheckpoint moves the log into the database. That waits for nobody, and
 // so may leave something behind each time; once the log is long, it keeps
 // writers out, until the readers of the moment are done, to begin a new one.
 // Whatever fails is done the next time.
 func sqliteCheckpoint(ctx context.Context, c *sql.Conn) {
-	const long = 4000 // pages, of 4 KiB by default
 	checkpoint := func(mode string) (pages int) {
 		var busy, moved int
 		if err := c.QueryRowContext(ctx, `PRAGMA wal_checkpoint(`+mode+`)`).Scan(&busy, &pages, &moved); err != nil {
@@ -160,7 +167,7 @@ func sqliteCheckpoint(ctx context.Context, c *sql.Conn) {
 		}
 		return pages
 	}
-	if checkpoint("PASSIVE") < long {
+	if checkpoint("PASSIVE") < sqliteLongLog {
 		return
 	}
 	// A reader that hangs must not stop the writers for as long as it does.
