@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -185,7 +186,7 @@ func TestWorkersThatCannotStartAreTriedAgain(t *testing.T) {
 	u.Kill("worker-1")
 	uptest.Await(t, "the failure was told", func() bool {
 		return slices.ContainsFunc(u.Events(), func(e fleet.Event) bool {
-			return e.Kind == fleet.Failed && strings.Contains(e.Detail, "s.db does not exist")
+			return e.Kind == fleet.Failed && strings.Contains(e.Detail, "s.db was deleted or moved")
 		})
 	})
 	if got := servedBy(t, u); got != "worker-2" {
@@ -195,6 +196,59 @@ func TestWorkersThatCannotStartAreTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.AwaitWorkers(2)
+}
+
+// A database that was deleted while it is open goes on to take writes, which
+// nobody who opens it later would see.
+func TestNothingIsAddedToADeletedStore(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "s.db")
+	u := uptest.Start(t, "--workers", "2", "--store", "sqlite:"+db)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	visitor := &http.Client{Jar: jar}
+	add := func() int {
+		resp, err := visitor.PostForm(u.Shop+"/cart", url.Values{"sku": {"apple"}, "qty": {"1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := add(); got != http.StatusOK { // after the redirect
+		t.Fatalf("an addition was answered %d", got)
+	}
+	if err := os.Remove(db); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if got := add(); got != http.StatusServiceUnavailable {
+			t.Errorf("an addition to a deleted store was answered %d, want 503", got)
+		}
+	}
+	if s := u.Fleet().Store; s.State != "unavailable" || !strings.Contains(s.Error, "s.db was deleted or moved") {
+		t.Errorf("the status says %+v", s)
+	}
+	uptest.Await(t, "the log tells of it", func() bool {
+		return strings.Contains(u.Stderr(), "msg=\"no session can be read or saved\"")
+	})
+	// Another file in its place would be another store, even if it is well set up.
+	other := uptest.Start(t, "--workers", "1", "--store", "sqlite:"+db)
+	for range 4 {
+		if got := add(); got != http.StatusServiceUnavailable {
+			t.Errorf("an addition beside another store was answered %d, want 503", got)
+		}
+	}
+	u.Kill("worker-1")
+	uptest.Await(t, "no worker starts on the other store", func() bool {
+		return slices.ContainsFunc(u.Events(), func(e fleet.Event) bool {
+			return e.Kind == fleet.Failed && strings.Contains(e.Detail, "s.db was replaced")
+		})
+	})
+	if s := other.Fleet().Store; s.State != "ok" {
+		t.Errorf("the other store is %+v", s)
+	}
 }
 
 func TestUpScales(t *testing.T) {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/coatcheck/coatcheck/store/memstore"
@@ -22,6 +24,7 @@ const readers = 4
 // Opened is a store that is open, and what belongs to its set-up.
 type Opened struct {
 	Store   store.Store
+	check   func() error
 	verify  func(context.Context) error
 	migrate func(context.Context) error
 	close   func() error
@@ -43,7 +46,8 @@ func (u URL) Open(create bool) (*Opened, error) {
 }
 
 func (u URL) openSQLite(create bool) (*Opened, error) {
-	if err := u.file(create); err != nil {
+	opened, err := u.file(create)
+	if err != nil {
 		return nil, err
 	}
 	// mode=rw: if the file goes away, a later connection of the pool must fail and
@@ -58,22 +62,30 @@ func (u URL) openSQLite(create bool) (*Opened, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	p := &place{path: u.path, opened: opened}
 	return &Opened{
-		Store:   st,
+		Store:   &inPlace{inner: st, place: p},
+		check:   p.check,
 		verify:  st.Verify,
 		migrate: st.Migrate,
 		close:   func() error { return errors.Join(st.Close(), db.Close()) },
 	}, nil
 }
 
-// file makes sure that the database's file is there. The permissions of the files
-// that the driver puts beside it are the process's umask's affair.
-func (u URL) file(create bool) error {
+// file makes sure that the database's file is there, and returns what it is. The
+// permissions of the files that the driver puts beside it are the process's
+// umask's affair.
+func (u URL) file(create bool) (os.FileInfo, error) {
 	dir := filepath.Dir(u.path)
 	if create && u.private {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("folder of the session store: %w", err)
+		if err := makeCache(dir); err != nil {
+			return nil, fmt.Errorf("folder of the session store: %w; name another place with --store sqlite:PATH", err)
 		}
+	}
+	// What is no file must not even be opened: a named pipe would wait for its
+	// other end.
+	if info, err := os.Stat(u.path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("session store: %s is no regular file; name a file, or use memory: for one worker that keeps nothing", u.path)
 	}
 	flags := os.O_RDWR
 	if create {
@@ -81,17 +93,30 @@ func (u URL) file(create bool) error {
 	}
 	f, err := os.OpenFile(u.path, flags, 0o600)
 	if err == nil {
-		return f.Close()
+		info, err := f.Stat()
+		return info, errors.Join(err, f.Close())
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !u.private {
-			return fmt.Errorf("session store: the folder %s does not exist; create it with: mkdir -m 700 %[1]s", dir)
+			return nil, fmt.Errorf("session store: the folder %s does not exist; create it with: mkdir -m 700 %[1]s", dir)
 		}
 		if !create {
-			return fmt.Errorf("session store: the file %s does not exist and is not created here; look where it went, or start without --no-migrate", u.path)
+			return nil, fmt.Errorf("session store: the file %s does not exist and is not created here; look where it went, or start without --no-migrate", u.path)
 		}
 	}
-	return fmt.Errorf("session store: %w", err)
+	return nil, fmt.Errorf("session store: %w", err)
+}
+
+// makeCache makes our folder in the user's cache folder, and that one if need be,
+// as ~/.cache of a new user. What is above is not ours to make: a home that does
+// not exist is a mistake in the environment.
+func makeCache(dir string) error {
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Prepare makes sure that the schema is there. If it is missing or old it is
@@ -112,6 +137,44 @@ func (o *Opened) Prepare(ctx context.Context, verifyOnly bool) (migrated bool, e
 		return false, fmt.Errorf("set up the session store: %w", err)
 	}
 	return true, nil
+}
+
+// Check returns what is wrong if the store is no longer the one that was opened,
+// for its file was deleted, moved or replaced. Its calls fail then.
+func (o *Opened) Check() error {
+	if o.check == nil {
+		return nil
+	}
+	return o.check()
+}
+
+// checkInterval bounds the time until somebody who gets no requests hears of it.
+const checkInterval = time.Second
+
+// Watch logs, once each time, that [Opened.Check] found something or that all is
+// well again, until ctx ends.
+func (o *Opened) Watch(ctx context.Context, logger *slog.Logger) {
+	if o.check == nil {
+		return
+	}
+	tick := time.NewTicker(checkInterval)
+	defer tick.Stop()
+	lost := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := o.check()
+		switch {
+		case err != nil && !lost:
+			logger.Error("no session can be read or saved", "error", err)
+		case err == nil && lost:
+			logger.Info("the session store is back in its place")
+		}
+		lost = err != nil
+	}
 }
 
 // Close closes the store and its connections.

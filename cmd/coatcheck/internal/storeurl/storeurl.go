@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Supported is what messages say of the URLs that work.
@@ -74,8 +75,8 @@ func parseSQLite(path string) (URL, error) {
 		return URL{}, errors.New("the store URL sqlite: has a path after the colon, as sqlite:sessions.db")
 	case strings.HasPrefix(path, ":memory:"):
 		return URL{}, errors.New("SQLite in memory is not supported; use memory: for one worker, or sqlite:PATH")
-	case strings.ContainsRune(path, 0):
-		return URL{}, errors.New("the path of the store URL has a zero byte in it")
+	case strings.ContainsFunc(path, unicode.IsControl):
+		return URL{}, errors.New("the path of the store URL sqlite: has a control character in it, as a line end or a zero byte; see how the shell or the file that it comes from quotes it")
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os/exec"
+	"sync"
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
@@ -129,6 +130,9 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	}
 	bal := balancer.New(&balancer.Options{Secret: secret, Logger: logger, QueueTimeout: queueTimeout})
 	workers := fleet.New(bal, func(name string) (*exec.Cmd, any, error) {
+		if err := st.check(); err != nil {
+			return nil, nil, err // it would have sessions that the others do not know
+		}
 		cmd, err := self(c.WorkerArgs...)
 		return cmd, worker.Config{
 			Name:           name,
@@ -310,14 +314,20 @@ func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore
 	if p.manager, err = session.New(p.opened.Store, &session.Options{Logger: logger}); err != nil {
 		return nil, errors.Join(err, p.opened.Close())
 	}
-	sweeping, cancel := context.WithCancel(context.Background())
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		_ = p.manager.Run(sweeping) // only ever the context's error
-	}()
-	p.stop = func() { cancel(); <-swept }
+	tending, cancel := context.WithCancel(context.Background())
+	var tended sync.WaitGroup
+	tended.Go(func() { _ = p.manager.Run(tending) }) // only ever the context's error
+	tended.Go(func() { p.opened.Watch(tending, logger) })
+	p.stop = func() { cancel(); tended.Wait() }
 	return p, nil
+}
+
+// check returns why a worker that starts now would open another store.
+func (p *parentStore) check() error {
+	if p.opened == nil {
+		return nil
+	}
+	return p.opened.Check()
 }
 
 func (p *parentStore) close() error {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,8 @@ type Config struct {
 	Store string
 	// VerifyOnly refuses a store whose schema is missing instead of setting it up.
 	VerifyOnly bool
-	// Sweep removes expired sessions. In a fleet the parent does that.
+	// Sweep removes expired sessions and tells if the store goes away. In a fleet
+	// the parent does that.
 	Sweep bool
 	// Secret, if not "", is what a request must carry to be answered (see
 	// [balancer.RequireSecret]).
@@ -119,13 +121,11 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 		if err != nil {
 			return err
 		}
-		sweeping, stop := context.WithCancel(now)
-		swept := make(chan struct{})
-		go func() {
-			defer close(swept)
-			_ = manager.Run(sweeping) // only ever the context's error
-		}()
-		defer func() { stop(); <-swept }()
+		tending, stop := context.WithCancel(now)
+		var tended sync.WaitGroup
+		tended.Go(func() { _ = manager.Run(tending) }) // only ever the context's error
+		tended.Go(func() { opened.Watch(tending, logger) })
+		defer func() { stop(); tended.Wait() }()
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
