@@ -46,7 +46,7 @@ func (s *shop) addToCart(w http.ResponseWriter, r *http.Request, sess *session.S
 		return refusef(http.StatusBadRequest, "This shop sells no %q.", shorten(sku))
 	}
 	qty, err := strconv.Atoi(form.Get("qty"))
-	if err != nil || qty < 1 || qty > maxQuantity {
+	if err != nil || qty < 1 || qty > maxQuantity || strconv.Itoa(qty) != form.Get("qty") { // as +1 and 01
 		return refusef(http.StatusBadRequest, "The quantity must be a whole number from 1 to %d.", maxQuantity)
 	}
 	err = cart.Update(sess, add(sku, qty))
