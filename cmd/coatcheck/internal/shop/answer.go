@@ -85,6 +85,10 @@ func (s *shop) answerSessionError(w http.ResponseWriter, r *http.Request, err er
 	switch {
 	case status == http.StatusServiceUnavailable && isLogout(r):
 		text = "You are signed out in this browser. The place where sessions are kept cannot be reached, so a copy of your session may live there until it expires."
+	case status == http.StatusServiceUnavailable && len(r.CookiesNamed(s.cookie)) == 0:
+		text = "The place where sessions are kept cannot be reached, so this could not be done. Please try again in a moment."
+	case status == http.StatusServiceUnavailable && errors.Is(err, session.ErrAmbiguous):
+		text = "The place where sessions are kept went out of reach before it had answered, so the change may have been saved or not. Please look at your cart before you try again."
 	case status == http.StatusServiceUnavailable:
 		text = "The place where sessions are kept cannot be reached. Nothing is lost: if you were signed in, you still are, with your cart. Please try again in a moment."
 	case errors.Is(err, session.ErrEnded):

@@ -86,12 +86,13 @@ func (s *shop) revoke(w http.ResponseWriter, r *http.Request, sess *session.Sess
 	return s.revoked(w, r, sess, n, "/sessions")
 }
 
-// revokeOthers signs the user out everywhere else.
+// revokeOthers signs the user out everywhere else, and whoever has copied this
+// browser's cookie.
 func (s *shop) revokeOthers(w http.ResponseWriter, r *http.Request, sess *session.Session) error {
 	if sess.Owner() == "" {
 		return errSignInFirst
 	}
-	n, err := s.sessions.RevokeAll(r.Context(), sess.Owner(), sess.Handle())
+	n, err := sess.RevokeOthers(r.Context())
 	if err != nil {
 		return err
 	}

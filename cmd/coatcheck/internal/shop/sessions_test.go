@@ -386,6 +386,32 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// Whoever has copied the cookie of the browser that asks for it is somewhere
+// else too.
+func TestRevokeOthersEndsACopiedCookie(t *testing.T) {
+	f := serve(t, memstore.New(), workers...)
+	v, other, thief := f.visitor(t), f.visitor(t), f.visitor(t)
+	v.signIn("alice")
+	v.buy("apple", "2")
+	other.signIn("alice")
+	thief.setCookie(&http.Cookie{Name: "session", Value: v.cookie("session")})
+	if u := thief.state().User; u != "alice" {
+		t.Fatalf("the copied cookie shows %q; this test needs one that works", u)
+	}
+	v.post("/sessions/revoke-others").want(t, http.StatusSeeOther)
+	for range workers {
+		if s := thief.state(); s.User != "" || len(s.Cart) != 0 {
+			t.Errorf("the copied cookie still shows %+v", s)
+		}
+		if s := other.state(); s.User != "" {
+			t.Errorf("another device still shows %+v", s)
+		}
+		if s := v.state(); s.User != "alice" || s.Cart["apple"] != 2 {
+			t.Errorf("the browser that asked for it shows %+v", s)
+		}
+	}
+}
+
 var dots = regexp.MustCompile(`<li class="c\d" title="([^"]*)">`)
 
 func trailOf(page string) (servers []string) {

@@ -45,7 +45,14 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	s := &shop{name: name, draining: opts.Draining, logger: opts.Logger}
+	s := &shop{name: name, cookie: opts.CookieName, draining: opts.Draining, logger: opts.Logger}
+	switch {
+	case s.cookie != "":
+	case opts.InsecureCookie:
+		s.cookie = "session"
+	default:
+		s.cookie = "__Host-session"
+	}
 	if s.draining == nil {
 		s.draining = func() bool { return false }
 	}
@@ -54,7 +61,7 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	}
 	var err error
 	s.sessions, err = session.New(st, &session.Options{
-		Cookie:         session.Cookie{Name: opts.CookieName},
+		Cookie:         session.Cookie{Name: s.cookie},
 		InsecureCookie: opts.InsecureCookie,
 		Skip:           isHealthCheck,
 		Logout:         isLogout,
@@ -71,6 +78,7 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 type shop struct {
 	name     string
 	sessions *session.Manager
+	cookie   string // the name of the session cookie
 	trail    trail
 	draining func() bool
 	logger   *slog.Logger
@@ -166,14 +174,13 @@ func (s *shop) explain(mux *http.ServeMux) http.Handler {
 		}
 		no := statusOnly{header: http.Header{}}
 		h.ServeHTTP(&no, r)
-		if allow := no.header.Get("Allow"); allow != "" {
-			w.Header().Set("Allow", allow)
-		}
-		text := "There is nothing at this address."
 		if no.status == http.StatusMethodNotAllowed {
-			text = "This address does not answer " + r.Method + " requests."
+			w.Header().Set("Allow", no.header.Get("Allow"))
+			s.answerError(w, r, no.status, "This address does not answer "+r.Method+" requests.")
+			return
 		}
-		s.answerError(w, r, no.status, text)
+		// The mux would send a path like //x first to /x, where nothing is either.
+		s.answerError(w, r, http.StatusNotFound, "There is nothing at this address.")
 	})
 }
 
