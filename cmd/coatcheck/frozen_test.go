@@ -18,6 +18,7 @@ import (
 // A stopped process keeps its connections, and the kernel goes on accepting more
 // of them for it: only its health checks tell.
 func TestFrozenWorkerKeepsNobodyWaitingAndIsReplaced(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	u := uptest.Start(t, "--workers", "2")
 	frozen := u.Fleet().Workers[0]
 	if err := syscall.Kill(frozen.PID, syscall.SIGSTOP); err != nil {
@@ -52,6 +53,7 @@ func TestFrozenWorkerKeepsNobodyWaitingAndIsReplaced(t *testing.T) {
 }
 
 func TestFrozenWorkersDoNotSpoilTheEnd(t *testing.T) {
+	t.Parallel()
 	for _, known := range []bool{true, false} {
 		u := uptest.Start(t, "--workers", "2")
 		workers := pids(u.Fleet())

@@ -338,6 +338,7 @@ func TestInterruptLeavesNothingBehind(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			temp, dir := t.TempDir(), t.TempDir()
+			uptest.Binary(t) // is built elsewhere
 			t.Setenv("TMPDIR", temp)
 			u := uptest.Start(t, "--store", "sqlite:"+filepath.Join(dir, "s.db"))
 			workers := pids(u.Fleet())
@@ -389,6 +390,25 @@ func TestInterruptDuringTheStartLeavesNothingBehind(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestVisitorWhoNeverFinishesDoesNotSpoilTheEnd(t *testing.T) {
+	t.Parallel() // it waits most of its time
+	u := uptest.Start(t, "--workers", "2")
+	workers := pids(u.Fleet())
+	slow := startSlowPost(t, u)
+	busy(t, u)
+	u.Signal(os.Interrupt)
+	if code := u.Wait(); code != exitOK {
+		t.Errorf("status %d, want 0: whoever stops it has no influence on its visitors", code)
+	}
+	if !strings.Contains(u.Stderr(), "are cut off") || strings.Contains(u.Stderr(), "killing it") {
+		t.Errorf("it does not say that a request was cut off, or did not leave the workers time:\n%s", u.Stderr())
+	}
+	if _, err := slow.complete(); err == nil {
+		t.Error("the request was answered, though nobody was left")
+	}
+	mustBeGone(t, workers)
 }
 
 func TestSecondInterruptEndsAtOnce(t *testing.T) {

@@ -3,7 +3,9 @@ package balancer
 import (
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -15,11 +17,48 @@ func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	if logger == nil {
 		logger = slog.Default()
 	}
-	return &http.Server{
+	srv := &http.Server{
 		Handler:           limitSlowBody(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.New(&limitedLog{logger: logger}, "", 0),
+	}
+	var fresh freshConns
+	srv.ConnState = fresh.note
+	srv.RegisterOnShutdown(fresh.close)
+	return srv
+}
+
+// freshConns are the connections that have not brought a whole header yet. [http.Server.Shutdown] waits 5 seconds for them, only to drop
+// what they bring: a browser that connects in advance, or a client that stops within its header, would hold up every shutdown.
+type freshConns struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	closed bool
+}
+
+func (f *freshConns) note(c net.Conn, s http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case s != http.StateNew:
+		delete(f.conns, c)
+	case f.closed: // accepted at the last moment
+		go c.Close()
+	default:
+		if f.conns == nil {
+			f.conns = make(map[net.Conn]struct{})
+		}
+		f.conns[c] = struct{}{}
+	}
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for c := range f.conns {
+		go c.Close() // with TLS it may have to wait
 	}
 }

@@ -205,31 +205,33 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	case <-polite.Done():
 	}
 	stopStatus()
-	return errors.Join(err, shutDown(now, frontServer, workers, bal, logger))
+	return errors.Join(err, shutDown(now, frontServer, workers, bal, logger, drainTimeout))
 }
 
-// shutDown lets the requests in flight finish and ends the workers.
-func shutDown(now context.Context, front *http.Server, workers *fleet.Fleet, bal *balancer.Balancer, logger *slog.Logger) error {
+// shutDown lets the requests in flight finish, but no longer than the timeout, and
+// ends the workers. A visitor who is slower than that is no failure of ours.
+func shutDown(now context.Context, front *http.Server, workers *fleet.Fleet, bal *balancer.Balancer, logger *slog.Logger, timeout time.Duration) error {
 	if now.Err() != nil {
 		return context.Cause(now)
 	}
-	ctx, cancel := context.WithTimeout(now, drainTimeout)
+	draining, cancel := context.WithTimeout(now, timeout)
 	defer cancel()
 	logger.Info("draining; interrupt again to stop at once", "in_flight", bal.Status().InFlight)
-	var problem error
-	if err := front.Shutdown(ctx); err != nil {
-		problem = fmt.Errorf("%d requests were still in flight after %v and were cut off", bal.Status().InFlight, drainTimeout)
+	if err := front.Shutdown(draining); err != nil && now.Err() == nil {
+		logger.Warn("requests were still in flight and are cut off", "in_flight", bal.Status().InFlight, "after", timeout)
+		_ = front.Close() // the listeners are closed already
 	}
-	if err := workers.Shutdown(ctx); err != nil && problem == nil {
-		problem = err
-	}
+	// They have time of their own, for the visitors may have used up theirs.
+	ending, cancel := context.WithTimeout(now, 2*stopTimeout)
+	defer cancel()
+	err := workers.Shutdown(ending)
 	if now.Err() != nil {
 		return context.Cause(now)
 	}
-	if problem == nil {
+	if err == nil {
 		logger.Info("stopped")
 	}
-	return problem
+	return err
 }
 
 // listen listens for the flag.
