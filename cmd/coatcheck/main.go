@@ -65,7 +65,7 @@ func run(args []string) int {
 		json:   cl.JSON,
 		stdout: os.Stdout,
 		stderr: out,
-		logger: slog.New(slog.NewTextHandler(out, nil)),
+		logger: slog.New(console.Limit(slog.NewTextHandler(out, nil))),
 	}
 	if err := kctx.Run(p); err != nil {
 		if _, reported := errors.AsType[reportedError](err); !reported {
