@@ -55,7 +55,7 @@ func refused(t *testing.T, what string, err error) {
 	if err == nil {
 		t.Errorf("%s succeeded; want an error", what)
 	}
-	for _, wrong := range []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrAmbiguous} {
+	for _, wrong := range []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrCorrupt, store.ErrAmbiguous} {
 		if errors.Is(err, wrong) {
 			t.Errorf("%s: error %v is %v; want a plain error, for nothing has happened", what, err, wrong)
 		}

@@ -183,7 +183,7 @@ func (x *script) list() map[store.Key]store.Record {
 }
 
 // sentinels are the errors that a caller acts upon, each in its own way.
-var sentinels = []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrAmbiguous}
+var sentinels = []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrCorrupt, store.ErrAmbiguous}
 
 // want reports err unless it is target and no other sentinel.
 func (x *script) want(what string, err, target error) {
