@@ -174,7 +174,8 @@ func (s *Store) query(ctx context.Context, f func(r store.Keyed, damaged bool), 
 		}
 		defer rows.Close()
 		for rows.Next() {
-			r, err := scan(rows)
+			var r store.Keyed
+			err := scan(rows, &r)
 			damaged := errors.Is(err, store.ErrCorrupt)
 			if err != nil && !damaged {
 				return err

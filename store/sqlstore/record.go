@@ -14,10 +14,9 @@ type damage string
 func (d damage) Error() string { return store.ErrCorrupt.Error() + ": its " + string(d) }
 func (damage) Unwrap() error   { return store.ErrCorrupt }
 
-// scan reads a row of all columns. Where the row is damaged, it returns its key
-// nevertheless if that is one.
-func scan(row interface{ Scan(...any) error }) (store.Keyed, error) {
-	var r store.Keyed
+// scan reads a row of all columns into r, which must be zero. Of a damaged row
+// it reads the key, if that is one.
+func scan(row interface{ Scan(...any) error }, r *store.Keyed) error {
 	err := row.Scan(
 		(*keyColumn)(&r.Key), (*versionColumn)(&r.Version), (*handleColumn)(&r.Handle), (*ownerColumn)(&r.Owner),
 		(*timeColumn)(&r.Created), (*timeColumn)(&r.Deadline), (*timeColumn)(&r.Expires),
@@ -27,12 +26,13 @@ func scan(row interface{ Scan(...any) error }) (store.Keyed, error) {
 		err = d // without the number that database/sql puts before it
 	}
 	if err != nil {
-		return store.Keyed{Key: r.Key}, err
+		*r = store.Keyed{Key: r.Key}
+		return err
 	}
 	if r.Expires.After(r.Deadline) {
 		r.Expires = r.Deadline
 	}
-	return r, nil
+	return nil
 }
 
 // The columns take what a driver returns as it is: the conversions of

@@ -82,9 +82,7 @@ func (s *Store) Close() error {
 func (s *Store) Get(ctx context.Context, k store.Key) (store.Record, error) {
 	var r store.Keyed
 	err := s.reads.do(ctx, s.q.get, func(st *sql.Stmt) error {
-		var err error
-		r, err = scan(st.QueryRowContext(ctx, k[:], now()))
-		return err
+		return scan(st.QueryRowContext(ctx, k[:], now()), &r)
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		err = store.ErrNotFound
