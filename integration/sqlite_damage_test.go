@@ -3,11 +3,15 @@ package integration
 import (
 	"database/sql"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	coat "github.com/coatcheck/coatcheck/session"
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/coatcheck/coatcheck/store/sqlstore"
 )
@@ -264,5 +268,42 @@ func TestSQLiteExpiryBeyondDeadline(t *testing.T) {
 		if err := s.Touch(t.Context(), k, r.Expires.Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestSQLiteDamagedRowIsNoOutage: whose session is damaged is anonymous and can
+// begin another one, instead of being told for ever to try again.
+func TestSQLiteDamagedRowIsNoOutage(t *testing.T) {
+	db, s := sqliteStore(t, filepath.Join(t.TempDir(), "sessions.db"))
+	m, err := coat.New(s, &coat.Options{InsecureCookie: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	visits := coat.NewAttr[int]("visits")
+	h := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if err := visits.Update(m.From(r.Context()), func(n int) (int, error) { return n + 1, nil }); err != nil {
+			t.Error(err)
+		}
+	}))
+	visit := func(c *http.Cookie) *http.Cookie {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		if c != nil {
+			r.AddCookie(c)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			t.Fatalf("status %d; want 200", w.Code)
+		}
+		for _, set := range w.Result().Cookies() {
+			c = set
+		}
+		return c
+	}
+	first := visit(nil)
+	mustExec(t, db, `UPDATE coatcheck_sessions SET handle = x''`)
+	if again := visit(first); again.Value == first.Value {
+		t.Error("the visitor has no new session")
 	}
 }
