@@ -14,7 +14,7 @@ const benchRecords = 1000
 
 // benchRecord is a session of 300 bytes, which is a typical one.
 func benchRecord(i int) store.Record {
-	r := session(i)
+	r := numberedSession(i)
 	r.Data = make([]byte, 300)
 	return r
 }

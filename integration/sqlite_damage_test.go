@@ -72,7 +72,7 @@ func TestSQLiteDamagedRow(t *testing.T) {
 			}
 			records := map[store.Key]store.Record{}
 			for i := range 3 {
-				r := session(i)
+				r := numberedSession(i)
 				r.Owner = "alice"
 				records[numberedKey(i)] = r
 				if err := s.Create(t.Context(), numberedKey(i), r); err != nil {
@@ -166,7 +166,7 @@ func TestSQLiteListPassesDamage(t *testing.T) {
 	db, s := sqliteStore(t, filepath.Join(t.TempDir(), "sessions.db"))
 	const records = 350
 	for i := range records {
-		if err := s.Create(t.Context(), numberedKey(i), session(i)); err != nil {
+		if err := s.Create(t.Context(), numberedKey(i), numberedSession(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestSQLiteNoTimes(t *testing.T) {
 			if c.loose {
 				loosen(t, db)
 			}
-			k, r := numberedKey(1), session(1)
+			k, r := numberedKey(1), numberedSession(1)
 			for name, dead := range map[string]func() error{
 				"Get": func() error { _, err := s.Get(t.Context(), k); return err },
 				"Replace": func() error {
@@ -256,7 +256,7 @@ func TestSQLiteNoTimes(t *testing.T) {
 // own end.
 func TestSQLiteExpiryBeyondDeadline(t *testing.T) {
 	db, s := sqliteStore(t, filepath.Join(t.TempDir(), "sessions.db"))
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}

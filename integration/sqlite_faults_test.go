@@ -39,7 +39,7 @@ func writes(s *sqlstore.Store, k store.Key, old store.Record) map[string]func(co
 	next := old
 	next.Version++
 	return map[string]func(context.Context) error{
-		"Create":      func(ctx context.Context) error { return s.Create(ctx, numberedKey(1000), session(1000)) },
+		"Create":      func(ctx context.Context) error { return s.Create(ctx, numberedKey(1000), numberedSession(1000)) },
 		"Replace":     func(ctx context.Context) error { return s.Replace(ctx, k, old.Version, next) },
 		"Touch":       func(ctx context.Context) error { return s.Touch(ctx, k, time.Now().Add(2*time.Hour)) },
 		"Delete":      func(ctx context.Context) error { _, err := s.Delete(ctx, k); return err },
@@ -68,7 +68,7 @@ func refused(t *testing.T, what string, err error) {
 func TestSQLiteBusyWriter(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	_, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestSQLiteBusyWriter(t *testing.T) {
 func TestSQLiteBusyTimeout(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	_, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestSQLiteBusyTimeout(t *testing.T) {
 func TestSQLiteSlotRespectsContext(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	_, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestSQLiteSlotRespectsContext(t *testing.T) {
 func TestSQLiteFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	db, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestSQLiteFull(t *testing.T) {
 func TestSQLiteReadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	_, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestSQLiteUnusableFile(t *testing.T) {
 // ErrAmbiguous, and it is not.
 func TestSQLiteCancelledMidWrite(t *testing.T) {
 	_, s := sqliteStore(t, filepath.Join(t.TempDir(), "sessions.db"))
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func TestSQLiteFullDisk(t *testing.T) {
 	const records = 100
 	versions := make([]uint64, records)
 	for i := range records {
-		r := session(i)
+		r := numberedSession(i)
 		r.Data = make([]byte, 4<<10)
 		if err := s.Create(t.Context(), numberedKey(i), r); err != nil {
 			t.Fatal(err)
@@ -63,7 +63,7 @@ func TestSQLiteFullDisk(t *testing.T) {
 	// As when sessions come and go: the file has pages that are free. Without
 	// any it would have to grow for the log to be emptied into it.
 	for i := records; i < records+10; i++ {
-		r := session(i)
+		r := numberedSession(i)
 		r.Data = make([]byte, 4<<10)
 		if err := s.Create(t.Context(), numberedKey(i), r); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestSQLiteFullDisk(t *testing.T) {
 
 	for n := range 3 * records { // the log would need more than 2 MB
 		i := n % records
-		r := session(i)
+		r := numberedSession(i)
 		r.Version = versions[i] + 1
 		r.Data = bytes.Repeat([]byte{byte(n)}, 4<<10)
 		if err := s.Replace(t.Context(), numberedKey(i), versions[i], r); err != nil {
@@ -86,7 +86,7 @@ func TestSQLiteFullDisk(t *testing.T) {
 		versions[i]++
 	}
 
-	big := session(0)
+	big := numberedSession(0)
 	big.Version, big.Data = versions[0]+1, make([]byte, 1<<20)
 	for name, err := range map[string]error{
 		"Create":  s.Create(t.Context(), numberedKey(records), big),
@@ -112,7 +112,7 @@ func TestSQLiteFullDisk(t *testing.T) {
 		}
 	}
 	for i := records / 2; i < records; i++ {
-		if n, err := s.DeleteOwner(t.Context(), session(i).Owner); n != 1 || err != nil {
+		if n, err := s.DeleteOwner(t.Context(), numberedSession(i).Owner); n != 1 || err != nil {
 			t.Fatalf("DeleteOwner on a full disk: %d, %v", n, err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 func TestSQLiteLogIsReused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	db, s := sqliteStore(t, path)
-	k, r := numberedKey(1), session(1)
+	k, r := numberedKey(1), numberedSession(1)
 	if err := s.Create(t.Context(), k, r); err != nil {
 		t.Fatal(err)
 	}

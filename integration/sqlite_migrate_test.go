@@ -66,7 +66,7 @@ func TestSQLiteMigrateFromManyProcesses(t *testing.T) {
 // TestSQLiteMigrateKeepsSessions: what is there already stays.
 func TestSQLiteMigrateKeepsSessions(t *testing.T) {
 	_, s := sqliteStore(t, filepath.Join(t.TempDir(), "sessions.db"))
-	if err := s.Create(t.Context(), numberedKey(1), session(1)); err != nil {
+	if err := s.Create(t.Context(), numberedKey(1), numberedSession(1)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Migrate(t.Context()); err != nil {

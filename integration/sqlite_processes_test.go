@@ -26,7 +26,7 @@ func numberedKey(i int) store.Key {
 	return sha256.Sum256(binary.BigEndian.AppendUint64([]byte("integration"), uint64(i)))
 }
 
-func session(i int) store.Record {
+func numberedSession(i int) store.Record {
 	now := time.Now()
 	r := store.Record{Owner: fmt.Sprintf("owner %d", i), Created: now, Deadline: now.Add(24 * time.Hour), Expires: now.Add(time.Hour)}
 	binary.BigEndian.PutUint64(r.Handle[:], uint64(i)+1)
@@ -123,7 +123,7 @@ func TestSQLiteProcesses(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "sessions.db")
 			_, s := sqliteStore(t, path)
 			for i := range c.records {
-				if err := s.Create(t.Context(), numberedKey(i), session(i)); err != nil {
+				if err := s.Create(t.Context(), numberedKey(i), numberedSession(i)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -152,7 +152,7 @@ func TestSQLiteKilledProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	db, s := sqliteStore(t, path)
 	for i := range records {
-		if err := s.Create(t.Context(), numberedKey(i), session(i)); err != nil {
+		if err := s.Create(t.Context(), numberedKey(i), numberedSession(i)); err != nil {
 			t.Fatal(err)
 		}
 	}

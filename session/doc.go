@@ -17,7 +17,8 @@
 //
 // Updates are not lost. A request records what it changes; when it commits and
 // another request was faster, its changes are applied to the newer values
-// ([Attr.Update] functions run again). There are no locks.
+// ([Attr.Update] functions run again). No lock is
+// held between requests.
 //
 // What has ended stays ended. A request that is still running when its session
 // is destroyed, revoked, renewed or expires cannot bring it back: its changes
@@ -35,6 +36,13 @@
 // most ten times per idle timeout. Several requests that a new visitor sends in
 // parallel, before the first answer brings a cookie, each begin a session of
 // their own.
+//
+// # Housekeeping
+//
+// Expired sessions are never seen, but some stores keep them until they are told
+// to remove them. Run [Manager.Run] in one process at least:
+//
+//	go manager.Run(ctx)
 //
 // # Timeouts
 //

@@ -112,9 +112,9 @@ func DefaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 	text := "Something went wrong and the change may not have been saved. Please check before you try again."
 	switch status {
 	case http.StatusServiceUnavailable:
-		text = "The service is briefly unavailable. You are still signed in; please try again in a moment."
+		text = "The service is briefly unavailable. Your session is kept; please try again in a moment."
 		if errors.Is(err, ErrAmbiguous) {
-			text = "The service is briefly unavailable. You are still signed in; please check in a moment whether your change was saved."
+			text = "The service is briefly unavailable. Your session is kept; please check in a moment whether your change was saved."
 		}
 		w.Header().Set("Retry-After", "1")
 	case http.StatusConflict:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -58,8 +59,7 @@ func devicesApp(sessions *session.Manager) http.Handler {
 		http.Redirect(w, r, "/devices", http.StatusSeeOther)
 	})
 	mux.HandleFunc("POST /devices/revoke-others", func(w http.ResponseWriter, r *http.Request) {
-		s := session.From(r.Context())
-		n, err := sessions.RevokeAll(r.Context(), s.Owner(), s.Handle())
+		n, err := session.From(r.Context()).RevokeOthers(r.Context())
 		if err != nil {
 			sessions.HandleError(w, r, err)
 			return
@@ -103,27 +103,48 @@ func ExampleManager_Revoke() {
 	// GET /devices: 200 laptop (this one)
 }
 
-// Sign out everywhere else, as after a change of password.
+// Sign out everywhere else, as after a change of password. A stolen copy of this
+// device's cookie is signed out too.
+func ExampleSession_RevokeOthers() {
+	sessions, err := session.New(memstore.New(), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	app := devicesApp(sessions)
+	laptop, phone, thief := newGuest(app), newGuest(app), newGuest(app)
+	phone.visit("POST /login?device=phone")
+	laptop.visit("POST /login?device=laptop")
+	maps.Copy(thief.cookies, laptop.cookies)
+	laptop.visit("POST /devices/revoke-others")
+	phone.visit("GET /devices")
+	thief.visit("GET /devices")
+	laptop.visit("GET /devices")
+	// Output:
+	// POST /login?device=phone: 200
+	// POST /login?device=laptop: 200
+	// POST /devices/revoke-others: 200 signed out on 1 other devices
+	// GET /devices: 401 please sign in
+	// GET /devices: 401 please sign in
+	// GET /devices: 200 laptop (this one)
+}
+
+// End every session of an account, as when it is disabled.
 func ExampleManager_RevokeAll() {
 	sessions, err := session.New(memstore.New(), nil)
 	if err != nil {
 		log.Fatal(err)
 	}
 	app := devicesApp(sessions)
-	laptop, phone, tablet := newGuest(app), newGuest(app), newGuest(app)
+	laptop, phone := newGuest(app), newGuest(app)
 	phone.visit("POST /login?device=phone")
-	tablet.visit("POST /login?device=tablet")
 	laptop.visit("POST /login?device=laptop")
-	laptop.visit("POST /devices/revoke-others")
+	fmt.Println(sessions.RevokeAll(context.Background(), "alice"))
 	phone.visit("GET /devices")
-	tablet.visit("GET /devices")
 	laptop.visit("GET /devices")
 	// Output:
 	// POST /login?device=phone: 200
-	// POST /login?device=tablet: 200
 	// POST /login?device=laptop: 200
-	// POST /devices/revoke-others: 200 signed out on 2 other devices
+	// 2 <nil>
 	// GET /devices: 401 please sign in
 	// GET /devices: 401 please sign in
-	// GET /devices: 200 laptop (this one)
 }
