@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync/atomic"
+	"syscall"
 )
 
 // A conn is a connection to an upstream that knows what http.Transport's errors do not tell: whether a byte of a request left, and whether
@@ -12,6 +13,7 @@ type conn struct {
 	net.Conn
 	sent atomic.Int64 // bytes handed to the kernel; while a write is under way, all of it counts
 	cut  atomic.Bool  // ended by the other side or by the network, not by us
+	rst  atomic.Bool  // ended by a reset: the kernel of a process that dies before it has read what came sends one
 }
 
 func (c *conn) Write(p []byte) (int, error) {
@@ -30,6 +32,9 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) note(err error) {
 	if err != nil && !errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, syscall.ECONNRESET) {
+			c.rst.Store(true)
+		}
 		c.cut.Store(true)
 	}
 }

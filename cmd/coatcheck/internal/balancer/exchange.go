@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxBroken bounds how many upstreams may break the connection of one safe request before the request itself is suspected: a page that
-// crashes its server must not be shown to every server.
+// maxBroken bounds how many upstreams may read one safe request and break its connection before the request itself is suspected: a page that
+// crashes its server must not be shown to every server. Those that are found dead do not count, for a whole fleet may be killed at once.
 const maxBroken = 3
 
 // maxStale bounds how often one request is tried again on the upstream whose pooled connection turned out to be dead.
@@ -115,8 +115,8 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		// A request that was abandoned may still have been being written.
 		reached := t.sent() > 0 || t.abandoned && t.conn != nil
 		lost := reached && (t.abandoned || t.conn.cut.Load()) // without an answer, by the upstream's fault
-		if lost {
-			broken++
+		if lost && !t.conn.rst.Load() {
+			broken++ // it had read the request, which may be why
 		}
 		switch {
 		case !reached && t.retryable() && (body == nil || body.fresh()):

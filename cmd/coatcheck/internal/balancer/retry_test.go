@@ -136,6 +136,21 @@ func TestSafeRequestThatCrashesItsServersIsNotShownToAll(t *testing.T) {
 	}
 }
 
+func TestSafeRequestSurvivesAFleetThatIsKilledAtOnce(t *testing.T) {
+	b := newBalancer(Options{})
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		base, _ := rawWorker(t, func(_ int64, _ *http.Request, c net.Conn) bool {
+			reset(c) // as the kernel does for who dies before it has read
+			return false
+		})
+		add(t, b, name, base)
+	}
+	worker(t, b, "f", says("f"))
+	if a := get(t, front(t, b)); a.status != http.StatusOK || a.body != "f" {
+		t.Errorf("%d %q, want the answer of the one that lives", a.status, a.body)
+	}
+}
+
 func TestUnsafeRequestIsNeverDeliveredTwice(t *testing.T) {
 	key := func(r *http.Request) { r.Header.Set("Idempotency-Key", "k") }
 	for name, c := range map[string]struct {
