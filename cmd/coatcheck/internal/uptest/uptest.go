@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -55,13 +56,13 @@ var build = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-var built bool
+var built atomic.Bool
 
 // Main runs the tests, removes the binary that they built, and returns the exit
 // status.
 func Main(m *testing.M) int {
 	status := m.Run()
-	if built {
+	if built.Load() {
 		if dir, err := binDir(); err == nil {
 			_ = os.RemoveAll(dir)
 		}
@@ -73,7 +74,7 @@ func Main(m *testing.M) int {
 // test is.
 func Binary(t testing.TB) string {
 	t.Helper()
-	built = true
+	built.Store(true)
 	bin, err := build()
 	if err != nil {
 		t.Fatal(err)
