@@ -125,15 +125,18 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 	}
 }
 
-// endedNow notes that the record is gone, for the reason that the clock tells.
-func (s *Session) endedNow() error {
+// endedNow notes that the record is gone.
+func (s *Session) endedNow() error { return s.endedBy(s.whyGone()) }
+
+// whyGone returns why the record is gone, as far as the clock tells.
+func (s *Session) whyGone() Reason {
 	switch now := time.Now(); {
 	case !now.Before(s.m.deadline(s.base)):
-		return s.endedBy(ReasonAbsolute)
+		return ReasonAbsolute
 	case !now.Before(s.base.Expires):
-		return s.endedBy(ReasonIdle)
+		return ReasonIdle
 	}
-	return s.endedBy(ReasonUnknown)
+	return ReasonUnknown
 }
 
 // rebase makes a newer record the base of the session and replays the journal

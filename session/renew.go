@@ -215,11 +215,9 @@ func (s *Session) retireOld(ctx context.Context, old store.Key, id format.ID, re
 		case err == nil:
 			return nil
 		case errors.Is(err, store.ErrNotFound):
-			return &EndedError{Reason: ReasonRevoked}
+			return &EndedError{Reason: s.whyGone()}
 		case !errors.Is(err, store.ErrConflict):
 			return err
-		case newer.Next == k: // mine, and its answer was lost
-			return nil
 		case newer.IsMarker():
 			why := endReason(old, newer)
 			if why == ReasonRenewed && in != nil {

@@ -1,0 +1,338 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store"
+	"github.com/coatcheck/coatcheck/store/memstore"
+)
+
+// failOnce returns a hook that fails the first call of the kind op.
+func failOnce(op string, err error) func(string, store.Key) error {
+	failed := false
+	return func(o string, _ store.Key) error {
+		if o == op && !failed {
+			failed = true
+			return err
+		}
+		return nil
+	}
+}
+
+// A logout that still carries the ID from before a renewal ends the session all
+// the same, in whichever order the browser gets the two answers.
+func TestLogoutWithIDFromBeforeRenewal(t *testing.T) {
+	for _, renewalFirst := range []bool{false, true} {
+		st := newCalls()
+		m := newManager(t, st, nil)
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		tab := b.same()
+		renewal := b.send(m, func(_ http.ResponseWriter, r *http.Request) { check(t, m.From(r.Context()).Renew(r.Context())) })
+		logout := tab.send(m, func(_ http.ResponseWriter, r *http.Request) { check(t, m.From(r.Context()).Destroy(r.Context())) })
+		if renewalFirst {
+			b.take(renewal)
+			b.take(logout)
+		} else {
+			b.take(logout)
+			b.take(renewal)
+		}
+		if owner, _ := b.look(m); owner != "" || len(st.live(t)) != 0 {
+			t.Errorf("renewal's answer first: %t: after the logout the user is %q, %d sessions live", renewalFirst, owner, len(st.live(t)))
+		}
+	}
+}
+
+// One failed read keeps neither a logout nor a revocation from following a
+// session to its new ID.
+func TestEndSurvivesFailedRead(t *testing.T) {
+	for what, end := range map[string]func(t *testing.T, m *session.Manager, s *session.Session) error{
+		"Destroy": func(t *testing.T, _ *session.Manager, s *session.Session) error { return s.Destroy(t.Context()) },
+		"Revoke": func(t *testing.T, m *session.Manager, s *session.Session) error {
+			found, err := m.Revoke(t.Context(), "alice", s.Handle())
+			if err == nil && !found {
+				t.Error("Revoke found no session")
+			}
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			m := newManager(t, st, nil)
+			b := newBrowser(t)
+			b.signIn(m, "alice")
+			b.same().do(m, func(s *session.Session) {
+				b.do(m, func(s *session.Session) { check(t, s.Renew(t.Context())) })
+				st.before = failOnce("get", errLost)
+				if err := end(t, m, s); err != nil {
+					t.Errorf("%s gave %v although the store answered the second time", what, err)
+				}
+				st.before = nil
+			})
+			if owner, _ := b.look(m); owner != "" {
+				t.Errorf("after %s the session lives on as %s's", what, owner)
+			}
+		})
+	}
+}
+
+// A logout that cannot read where the session went on says that it failed.
+func TestDestroyInOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		m := newManager(t, st, nil)
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		b.do(m, func(s *session.Session) {
+			st.before = failing("get", errLost)
+			if err := s.Destroy(t.Context()); !errors.Is(err, session.ErrUnavailable) {
+				t.Errorf("Destroy gave %v, want ErrUnavailable", err)
+			}
+			st.before = nil
+		})
+		if b.id() != "" {
+			t.Error("the cookie was not cleared: the next user of this computer is signed in")
+		}
+	})
+}
+
+// After Destroy the request begins anew, whatever had become of the session
+// before it.
+func TestDestroyForgetsWhatWentWrong(t *testing.T) {
+	type scene struct {
+		st *calls
+		m  *session.Manager
+		b  *browser
+	}
+	outage := func(t *testing.T, x scene, s *session.Session) {
+		check(t, count.Set(s, 8))
+		x.st.before = func(op string, _ store.Key) error { return errLost }
+		if err := s.Commit(t.Context()); !errors.Is(err, session.ErrUnavailable) {
+			t.Errorf("Commit gave %v, want ErrUnavailable", err)
+		}
+		x.st.before = nil
+	}
+	end := func(t *testing.T, x scene, s *session.Session) {
+		_ = must(x.m.RevokeAll(t.Context(), "alice"))(t)
+		check(t, count.Set(s, 8))
+		if err := s.Commit(t.Context()); !errors.Is(err, session.ErrEnded) {
+			t.Errorf("Commit gave %v, want ErrEnded", err)
+		}
+	}
+	refuse := func(t *testing.T, s *session.Session) {
+		if count.Set(s, 9) == nil {
+			t.Error("the session took a change after it ended")
+		}
+	}
+	for before, spoil := range map[string]func(t *testing.T, x scene, s *session.Session){
+		"an end":            end,
+		"an open outcome":   outage,
+		"a refused change":  func(t *testing.T, x scene, s *session.Session) { end(t, x, s); refuse(t, s) },
+		"and a later error": func(t *testing.T, x scene, s *session.Session) { outage(t, x, s); refuse(t, s) },
+	} {
+		t.Run(before, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := scene{st: newCalls(), b: newBrowser(t)}
+				x.m = newManager(t, x.st, nil)
+				x.b.signIn(x.m, "alice")
+				x.b.do(x.m, func(s *session.Session) {
+					spoil(t, x, s)
+					check(t, s.Destroy(t.Context()))
+					if err := count.Set(s, 1); err != nil {
+						t.Fatalf("Set after Destroy gave %v", err)
+					}
+					check(t, s.Commit(t.Context()))
+				})
+				if owner, n := x.b.look(x.m); owner != "" || n != 1 {
+					t.Errorf("the new session is %q's with %d; want nobody's with 1", owner, n)
+				}
+				x.b.signIn(x.m, "alice")
+				resp := x.b.do(x.m, func(s *session.Session) {
+					spoil(t, x, s)
+					check(t, s.Destroy(t.Context()))
+					check(t, count.Set(s, 1))
+					check(t, s.Commit(t.Context()))
+					outage(t, x, s) // this the handler knows
+				})
+				if resp.StatusCode != http.StatusOK {
+					t.Errorf("status %d; a change refused before Destroy is held against the handler", resp.StatusCode)
+				}
+			})
+		})
+	}
+}
+
+// Ending the session when it is too late to clear the cookie ends it, and is
+// told of.
+func TestDestroyAfterHeader(t *testing.T) {
+	var events []session.Event
+	st := newCalls()
+	m := newManager(t, st, &session.Options{Observer: func(_ context.Context, e session.Event) { events = append(events, e) }})
+	b := newBrowser(t)
+	b.signIn(m, "alice")
+	b.serve(m, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, page)
+		check(t, m.From(r.Context()).Destroy(r.Context()))
+	})
+	if len(events) != 1 || events[0].Kind != session.EventLateChange || !errors.Is(events[0].Err, session.ErrHeadersSent) {
+		t.Errorf("events %v; want one late_change with ErrHeadersSent", events)
+	}
+	if live := len(st.live(t)); live != 0 {
+		t.Errorf("%d sessions live after the logout", live)
+	}
+}
+
+// A logout whose session could not be loaded is carried out although its client
+// has hung up.
+func TestLogoutInOutageIgnoresHangUp(t *testing.T) {
+	st := newCalls()
+	m := newManager(t, st, &session.Options{Logout: func(*http.Request) bool { return true }})
+	b := newBrowser(t)
+	b.signIn(m, "alice")
+	ctx, hangUp := context.WithCancel(t.Context())
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, site.String(), nil)
+	for _, c := range b.jar.Cookies(site) {
+		r.AddCookie(c)
+	}
+	st.before = func(op string, _ store.Key) error {
+		st.before = nil
+		hangUp()
+		return errLost
+	}
+	w := httptest.NewRecorder()
+	m.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("the handler ran without the session")
+	})).ServeHTTP(w, r)
+	if live := len(st.live(t)); live != 0 || w.Code != http.StatusServiceUnavailable {
+		t.Errorf("status %d, %d sessions live: the client undid its logout by hanging up", w.Code, live)
+	}
+}
+
+// evader is a store whose owner signs in as fast as sessions are ended.
+type evader struct{ *memstore.Store }
+
+func (evader) DeleteOwner(context.Context, string, ...store.Handle) (int, error) { return 1, nil }
+
+// RevokeAll does not report success when sessions keep appearing.
+func TestRevokeAllCannotWin(t *testing.T) {
+	m := newManager(t, evader{memstore.New()}, nil)
+	if n, err := m.RevokeAll(t.Context(), "alice"); !errors.Is(err, session.ErrConflict) || n == 0 {
+		t.Errorf("RevokeAll gave %d, %v; want what it ended and ErrConflict", n, err)
+	}
+}
+
+// Signing out everywhere else ends the copies of this session's cookie too, and
+// keeps the session.
+func TestRevokeOthersEndsCopies(t *testing.T) {
+	st := newCalls()
+	m := newManager(t, st, nil)
+	b, phone := newBrowser(t), newBrowser(t)
+	b.signIn(m, "alice")
+	phone.signIn(m, "alice")
+	thief := b.same()
+	var handle session.Handle
+	b.do(m, func(s *session.Session) {
+		handle = s.Handle()
+		check(t, count.Set(s, 1))
+		if n := must(s.RevokeOthers(t.Context()))(t); n != 1 {
+			t.Errorf("RevokeOthers ended %d sessions, want the phone's", n)
+		}
+		if s.Handle() != handle {
+			t.Error("the session got another handle")
+		}
+	})
+	if owner, n := b.look(m); owner != "alice" || n != 1 {
+		t.Errorf("who signed out everywhere else is %q with %d", owner, n)
+	}
+	for who, other := range map[string]*browser{"the phone": phone, "the copied cookie": thief} {
+		if owner, _ := other.look(m); owner != "" {
+			t.Errorf("%s is still signed in as %s", who, owner)
+		}
+	}
+	if live := len(st.live(t)); live != 1 {
+		t.Errorf("%d sessions live, want 1", live)
+	}
+}
+
+// "" owns no sessions: asking for them is no outage and ends nobody's.
+func TestNobodyOwnsNothing(t *testing.T) {
+	st := newCalls()
+	m := newManager(t, st, nil)
+	b := newBrowser(t)
+	b.do(m, func(s *session.Session) { check(t, count.Set(s, 1)) })
+	var handle session.Handle
+	b.do(m, func(s *session.Session) { handle = s.Handle() })
+	if infos, err := m.Sessions(t.Context(), ""); err != nil || len(infos) != 0 {
+		t.Errorf("Sessions gave %v, %v; want none", infos, err)
+	}
+	if n, err := m.RevokeAll(t.Context(), ""); err != nil || n != 0 {
+		t.Errorf("RevokeAll gave %d, %v; want none", n, err)
+	}
+	if found, err := m.Revoke(t.Context(), "", handle); err != nil || found {
+		t.Errorf("Revoke gave %t, %v; want none", found, err)
+	}
+	if _, n := b.look(m); n != 1 {
+		t.Error("the anonymous session was ended")
+	}
+}
+
+// A device that is renewing its session, for which there are two records for a
+// moment, is listed once.
+func TestDeviceListDuringRenewal(t *testing.T) {
+	for what, do := range map[string]func(t *testing.T, s *session.Session) error{
+		"Renew":  func(t *testing.T, s *session.Session) error { return s.Renew(t.Context()) },
+		"SignIn": func(t *testing.T, s *session.Session) error { return s.SignIn(t.Context(), "alice", nil) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			m := newManager(t, st, &session.Options{Policy: session.Policy{Idle: 24 * time.Hour}})
+			b, phone := newBrowser(t), newBrowser(t)
+			b.signIn(m, "alice")
+			time.Sleep(time.Hour)
+			phone.signIn(m, "alice") // sorted in between by age
+			time.Sleep(time.Hour)
+			looked := false
+			st.on("retire", func() {
+				looked = true
+				if n := len(st.live(t)); n != 3 {
+					t.Errorf("%d records live in the middle of %s: the test has lost its reach", n, what)
+				}
+				infos := must(m.Sessions(t.Context(), "alice"))(t)
+				if len(infos) != 2 || infos[0].Handle == infos[1].Handle {
+					t.Errorf("alice has 2 devices; in the middle of %s the list is %v", what, infos)
+				}
+			})
+			b.do(m, func(s *session.Session) { check(t, do(t, s)) })
+			if !looked {
+				t.Error("nothing was renewed")
+			}
+		})
+	}
+}
+
+// What a device list says of a session's end holds under the policy in force.
+func TestDeviceListAfterShorterPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		long := newManager(t, st, &session.Options{Policy: session.AAL1})
+		m := newManager(t, st, nil)
+		newBrowser(t).signIn(long, "alice")
+		at := time.Now()
+		infos := must(m.Sessions(t.Context(), "alice"))(t)
+		if len(infos) != 1 || !infos[0].Deadline.Equal(at.Add(24*time.Hour)) || infos[0].Expires.After(infos[0].Deadline) {
+			t.Errorf("the list is %+v; want a deadline in 24 h, and no expiry after it", infos)
+		}
+		time.Sleep(24 * time.Hour)
+		if infos := must(m.Sessions(t.Context(), "alice"))(t); len(infos) != 0 {
+			t.Errorf("the list has %d sessions that the policy ended", len(infos))
+		}
+	})
+}
