@@ -26,42 +26,44 @@ var (
 // BenchmarkRead compares a handler without sessions to the same handler reading
 // one attribute of a signed-in session, through the whole middleware.
 func BenchmarkRead(b *testing.B) {
-	m, err := session.New(memstore.New(), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	m := newManager(b, memstore.New(), nil)
 	cookie := signedInCookie(b, m)
-	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, strconv.Itoa(42))
-	})
-	readInt := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n, err := benchCount.Get(m.From(r.Context()))
-		if err != nil || n != 42 {
-			b.Errorf("count is %d, %v", n, err)
-		}
-		_, _ = io.WriteString(w, strconv.Itoa(n))
-	}))
-	readStruct := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, err := benchProfile.Get(m.From(r.Context()))
-		if err != nil || p.Name != "Alice" {
-			b.Errorf("profile is %v, %v", p, err)
-		}
-		_, _ = io.WriteString(w, p.Name)
-	}))
-	for _, bench := range []struct {
-		name string
-		h    http.Handler
-	}{{"bare", bare}, {"int", readInt}, {"struct", readStruct}} {
-		b.Run(bench.name, func(b *testing.B) {
+	handlers := readHandlers(b, m)
+	for _, name := range []string{"bare", "int", "struct"} {
+		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.AddCookie(cookie)
 			before := cpuTime(b)
 			for b.Loop() {
-				bench.h.ServeHTTP(&discard{h: http.Header{}}, r)
+				handlers[name].ServeHTTP(&discard{h: http.Header{}}, r)
 			}
 			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
 		})
+	}
+}
+
+// readHandlers returns handlers that answer with one value: without a session,
+// with an integer of one, and with a field of a struct of one.
+func readHandlers(tb testing.TB, m *session.Manager) map[string]http.Handler {
+	return map[string]http.Handler{
+		"bare": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, strconv.Itoa(42))
+		}),
+		"int": m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n, err := benchCount.Get(m.From(r.Context()))
+			if err != nil || n != 42 {
+				tb.Errorf("count is %d, %v", n, err)
+			}
+			_, _ = io.WriteString(w, strconv.Itoa(n))
+		})),
+		"struct": m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			p, err := benchProfile.Get(m.From(r.Context()))
+			if err != nil || p.Name != "Alice" {
+				tb.Errorf("profile is %v, %v", p, err)
+			}
+			_, _ = io.WriteString(w, p.Name)
+		})),
 	}
 }
 
