@@ -303,6 +303,25 @@ func TestCookieMaxAgeFollowsDeadline(t *testing.T) {
 	})
 }
 
+// In its last second a persistent cookie is still one: net/http leaves out a
+// Max-Age of 0, and the browser would keep the cookie until it is closed.
+func TestCookieMaxAgeOfLastSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newManager(t, newCalls(), &session.Options{
+			Cookie: session.Cookie{Persistent: true},
+			Policy: session.Policy{Idle: time.Hour, Absolute: time.Hour},
+		})
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		time.Sleep(time.Hour - 500*time.Millisecond)
+		resp := b.do(m, func(s *session.Session) { check(t, s.Renew(t.Context())) })
+		checkCookies(t, resp, 1)
+		if got := resp.Cookies()[0].MaxAge; got != 1 {
+			t.Errorf("Max-Age %d half a second before the end, want 1", got)
+		}
+	})
+}
+
 func checkCookies(t *testing.T, resp *http.Response, want int) {
 	t.Helper()
 	if got := len(resp.Cookies()); got != want {

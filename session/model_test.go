@@ -44,7 +44,7 @@ func TestModelInterleavings(t *testing.T) {
 		}
 	}
 	t.Logf("outcomes: %v", told)
-	for _, want := range []string{"add: ok", "add: ended", "renew: ok", "renew: ended", "destroy: ok", "revoke: ok", "revoke all: ok", "read: ok", "read: anonymous", "expire: ok"} {
+	for _, want := range []string{"add: ok", "add: ended", "renew: ok", "renew: ended", "sign in again: ok", "sign in again: ended", "destroy: ok", "revoke: ok", "revoke all: ok", "read: ok", "read: anonymous", "expire: ok", "touch"} {
 		if told[want] == 0 {
 			t.Errorf("no run had the outcome %q: the test has lost its reach", want)
 		}
@@ -101,12 +101,19 @@ func (x *interleaving) run(told map[string]int) {
 		return nil
 	}
 	kinds := []string{"add", "add", "add", "renew", "renew", "read", "destroy", "revoke", "revoke all"}
+	signsIn := x.rng.IntN(3) == 0
+	if signsIn { // once and without a renewal: of two, each gets a session of its own
+		kinds = slices.DeleteFunc(kinds, func(kind string) bool { return kind == "renew" })
+	}
 	expires := x.rng.IntN(8) == 0
 	if expires { // an end of its own
-		kinds = kinds[:6]
+		kinds = kinds[:slices.Index(kinds, "destroy")]
 	}
 	for i := range 2 + x.rng.IntN(4) {
 		kind := kinds[x.rng.IntN(len(kinds))]
+		if signsIn && i == 1 {
+			kind = "sign in again"
+		}
 		x.running++
 		go x.request(i, kind, x.server[x.rng.IntN(len(x.server))], told)
 	}
@@ -135,6 +142,7 @@ func (x *interleaving) run(told map[string]int) {
 		s := x.waiting[i]
 		x.waiting = slices.Delete(x.waiting, i, i+1)
 		x.script = append(x.script, s.what)
+		told[s.what]++
 		x.mu.Unlock()
 		close(s.turn)
 	}
@@ -181,6 +189,9 @@ func (x *interleaving) request(i int, kind string, m *session.Manager, told map[
 			case "renew":
 				check(x.t, count.Update(s, add(1)))
 				note(s.Renew(ctx))
+			case "sign in again":
+				check(x.t, count.Update(s, add(1)))
+				note(s.SignIn(ctx, "alice", nil))
 			case "read":
 				_ = must(count.Get(s))(x.t)
 				outcome = "ok"
@@ -206,7 +217,7 @@ func (x *interleaving) request(i int, kind string, m *session.Manager, told map[
 	switch kind {
 	case "add":
 		x.acked++
-	case "renew":
+	case "renew", "sign in again":
 		x.acked++
 		x.renewed = append(x.renewed, b)
 	case "destroy", "revoke", "revoke all":

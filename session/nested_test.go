@@ -86,7 +86,15 @@ func TestHandlerTwiceAroundWrapper(t *testing.T) {
 					_, _ = io.WriteString(w, page)
 				}))
 				gets := st.count("get")
-				resp := b.serve(m, func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(wrap(w), r) })
+				resp := b.serve(m, func(w http.ResponseWriter, r *http.Request) {
+					if what == "unwraps" { // else a newcomer's answer cannot be told from that of a sub-request
+						check(t, name.Set(session.From(r.Context()), "outer"))
+					}
+					inner.ServeHTTP(wrap(w), r)
+					if n := must(count.Get(session.From(r.Context())))(t); what == "unwraps" && n != 1 {
+						t.Errorf("the outer handler sees %d, want the inner one's change", n)
+					}
+				})
 				if got := st.count("get") - gets; got > 1 {
 					t.Errorf("the session was loaded %d times", got)
 				}

@@ -679,6 +679,18 @@ func TestResponseCaching(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a handler that asks by Lookup", func(t *testing.T) {
+		m := newManager(t, newCalls(), nil)
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		resp := b.serve(m, func(w http.ResponseWriter, r *http.Request) {
+			s, _ := m.Lookup(r.Context())
+			_, _ = io.WriteString(w, s.Owner())
+		})
+		if got := resp.Header.Get("Cache-Control"); got != "private, no-store" {
+			t.Errorf("Cache-Control %q: a shared cache may show alice's page to others", got)
+		}
+	})
 	t.Run("a handler that does not ask for the session", func(t *testing.T) {
 		m := newManager(t, newCalls(), nil)
 		b := newBrowser(t)
@@ -688,6 +700,35 @@ func TestResponseCaching(t *testing.T) {
 			t.Errorf("Cache-Control %q on a page that is the same for everybody", got)
 		}
 	})
+}
+
+// An informational header leaves before the final one, and proxies may show it
+// to others: the cookie of a sign-in is in the final one alone.
+func TestEarlyHintsCarryNoCookie(t *testing.T) {
+	m := newManager(t, newCalls(), nil)
+	srv := httptest.NewServer(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		check(t, m.From(r.Context()).SignIn(r.Context(), "alice", nil))
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.WriteString(w, page)
+	})))
+	defer srv.Close()
+	hints := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			hints++
+			if set := h["Set-Cookie"]; set != nil || h.Get("Link") == "" {
+				t.Errorf("the 103 carries Set-Cookie %q, Link %q; want the link alone", set, h.Get("Link"))
+			}
+			return nil
+		},
+	})
+	resp := must(srv.Client().Do(must(http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil))(t)))(t)
+	check(t, resp.Body.Close())
+	if hints != 1 {
+		t.Errorf("%d informational headers, want 1", hints)
+	}
+	checkCookies(t, resp, 1)
 }
 
 // What a middleware outside has put into the header stays when a commit fails.
