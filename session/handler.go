@@ -23,7 +23,8 @@ type request struct {
 // response leaves. If the session cannot be loaded or committed,
 // [Options.ErrorHandler] answers in next's place. A panic that leaves next is
 // passed on and commits nothing; a middleware that recovers it should be
-// outside of this one.
+// outside of this one. Applying Handler twice does no harm, if what is in
+// between and wraps the [http.ResponseWriter] has an Unwrap method.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.opts.Skip != nil && m.opts.Skip(r) {

@@ -21,7 +21,8 @@ import (
 // It is safe for concurrent use, by goroutines of the request. While Commit,
 // SignIn, Renew or Destroy waits for the store, Get, Set and the like wait too;
 // Owner, Handle and the other methods that tell of the session do not. When the
-// handler has returned the session takes no more changes ([ErrFinished]).
+// handler has returned the session takes no more changes ([ErrFinished]); it can
+// still be destroyed.
 type Session struct {
 	m      *Manager
 	w      *responseWriter
