@@ -18,15 +18,11 @@ import (
 func (s *Session) Destroy(ctx context.Context) error {
 	s.lock()
 	defer s.unlock()
-	k := s.key
-	if !s.exists() {
-		k = s.leftover
-	}
 	var err error
-	if !k.IsZero() {
+	if !s.key.IsZero() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 		defer cancel()
-		if err = s.m.end(ctx, k, ReasonLogout); err != nil {
+		if err = s.m.end(ctx, s.key, ReasonLogout); err != nil {
 			err = unavailable(err)
 		}
 	}

@@ -74,7 +74,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 // of another one, but with cookies and a response of its own, is not that.
 func (m *Manager) served(w http.ResponseWriter, r *http.Request, id format.ID) bool {
 	s, ok := r.Context().Value(contextKey{m}).(*Session)
-	return ok && (s.w.wraps(w) || id != format.ID{} && id == s.loaded)
+	return ok && (s.w.wraps(w) || s.has(id))
 }
 
 // HandleError answers a request with [Options.ErrorHandler]: for handlers that
@@ -120,7 +120,7 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 		return unavailable(err)
 	}
 	if rec.IsMarker() { // dead, but a logout still ends what it leads to
-		s.leftover = k
+		s.key = k
 		return nil
 	}
 	payload, err := m.open(id, k, rec)
@@ -139,7 +139,7 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 		}
 		return nil
 	}
-	s.id, s.key, s.loaded = id, k, id
+	s.id, s.key = id, k
 	s.setFacts(rec, payload)
 	s.resetChanges()
 	return nil
@@ -148,7 +148,7 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 // skipDamaged lets the visitor go on without the session: an error would be one
 // for ever.
 func (s *Session) skipDamaged(ctx context.Context, k store.Key, err error) {
-	s.leftover = k
+	s.key = k
 	s.m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
 	s.m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
 }

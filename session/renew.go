@@ -122,7 +122,7 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 
 // adopt makes the record under id the session.
 func (s *Session) adopt(id format.ID, rec store.Record, p format.Payload) {
-	s.id, s.key, s.leftover = id, id.Key(), store.Key{}
+	s.id, s.key = id, id.Key()
 	s.ended, s.refused = nil, false
 	s.setBase(rec, p)
 	s.earlier = nil

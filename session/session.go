@@ -32,12 +32,10 @@ type Session struct {
 	mu    sync.Mutex // held while waiting for the store; use lock and unlock
 	notes []func()   // what to log and observe when mu is free
 
-	loaded format.ID // the ID of the request, if it led to a session
-	id     format.ID // the ID now, zero while there is no session in the store
-	key    store.Key // the id's
-	// leftover is the key of what the request's ID led to, if that is no session:
-	// a marker or a damaged record.
-	leftover store.Key
+	id format.ID // the ID now, zero while there is no session in the store
+	// key is the id's. Without an id, it is that of what the request's ID led to, if
+	// that is no session: a marker or a damaged record.
+	key store.Key
 
 	// base is the record that was last read or written, without its Data, and
 	// payload that data decoded. They are written with both mu and facts held,
@@ -165,6 +163,13 @@ func (s *Session) Deadline() time.Time {
 	return s.m.deadline(s.base)
 }
 
+// has reports whether id is the session's.
+func (s *Session) has(id format.ID) bool {
+	s.lock()
+	defer s.unlock()
+	return s.exists() && s.id == id
+}
+
 func (s *Session) exists() bool { return s.id != format.ID{} }
 
 // closed returns why the session takes no more changes, or nil.
@@ -203,7 +208,7 @@ func (s *Session) resetChanges() {
 
 // forget makes the session a new anonymous one that is not in the store.
 func (s *Session) forget() {
-	s.id, s.key, s.leftover = format.ID{}, store.Key{}, store.Key{}
+	s.id, s.key = format.ID{}, store.Key{}
 	s.earlier = nil
 	s.setFacts(store.Record{}, format.Payload{})
 	s.resetChanges()
