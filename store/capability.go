@@ -60,6 +60,39 @@ type Pinger interface {
 	Ping(ctx context.Context) error
 }
 
+// Watcher is implemented by stores that can tell of changes as they happen, to
+// whoever keeps copies of records.
+type Watcher interface {
+	// Watch calls changed with the keys of records that anybody creates, replaces,
+	// touches or deletes, soon after each change, and with no keys at all when any
+	// record may have changed. It may tell of changes that were none. It calls
+	// ready once, from when on every change is told.
+	//
+	// It blocks until ctx ends, whose error it then returns, or until changes may
+	// be missed, as when a connection breaks; who still wants to know calls again.
+	// An error that matches [errors.ErrUnsupported] says that it never works.
+	// ready and changed are never called concurrently nor after Watch has
+	// returned, and must not block. changed must not keep the slice.
+	Watch(ctx context.Context, ready func(), changed func([]Key)) error
+}
+
+// FreshReader is implemented by stores whose Get may answer from a copy that is
+// not the newest, such as caches. Every other method of theirs is exact: what
+// is built on a stale copy fails by its version.
+type FreshReader interface {
+	// GetFresh is a Get that sees the writes that finished before it began.
+	GetFresh(ctx context.Context, k Key) (Record, error)
+}
+
+// Sharded is implemented by stores of which one part can fail while others
+// answer.
+type Sharded interface {
+	// Shards returns the number of parts, the same for the life of the store.
+	Shards() int
+	// Shard returns the part that keeps k, from 0 to Shards()-1.
+	Shard(k Key) int
+}
+
 // Wrapper is implemented by every store around another store. It alone decides
 // which capabilities it has: [As] asks it and does not look at its methods, nor
 // at the store inside, so that an inner DeleteOwner cannot bypass a cache.

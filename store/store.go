@@ -15,6 +15,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -83,6 +84,11 @@ var (
 	ErrCorrupt = errors.New("session record is damaged")
 	// ErrAmbiguous: the write may or may not have happened.
 	ErrAmbiguous = errors.New("outcome of session write unknown")
+	// ErrUnconfirmed is an ErrAmbiguous of a store that promises more than its
+	// first server's word: even a write that can be read back may still be lost,
+	// with that server. A Replace from the version that is there to itself, with
+	// the record that is there, confirms it.
+	ErrUnconfirmed = fmt.Errorf("%w: not confirmed by enough replicas", ErrAmbiguous)
 )
 
 // Store keeps records. Every method is safe for concurrent use, by any number
