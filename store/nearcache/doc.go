@@ -1,0 +1,2 @@
+// Package nearcache keeps copies of sessions in the memory of a web server.
+package nearcache
