@@ -1,0 +1,154 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/coatcheck/coatcheck/store"
+	"github.com/redis/rueidis"
+)
+
+// readError makes an error of a read fit for the caller.
+func readError(ctx context.Context, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if isWrongType(err) {
+		err = errWrongType
+	}
+	return fmt.Errorf("redisstore: %s: %w", op, explain(ctx, err))
+}
+
+// writeError makes an error of a write fit for the caller: one whose outcome is
+// open becomes an ErrAmbiguous.
+func (s *Store) writeError(ctx context.Context, op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if isWrongType(err) {
+		err = errWrongType
+	}
+	if _, known := rueidis.IsRedisErr(err); known || notSent(err) || isContract(err) {
+		return fmt.Errorf("redisstore: %s: %w", op, explain(ctx, err))
+	}
+	open := store.ErrAmbiguous
+	if s.opts.MinReplicas > 0 {
+		open = store.ErrUnconfirmed
+	}
+	return fmt.Errorf("redisstore: %s: %w: %w", op, open, explain(ctx, err))
+}
+
+var contract = []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrCorrupt, store.ErrAmbiguous}
+
+func isContract(err error) bool {
+	for _, c := range contract {
+		if errors.Is(err, c) {
+			return true
+		}
+	}
+	return false
+}
+
+// notSent reports whether err says that nothing has reached a server.
+func notSent(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" || is[notBegun](err) || errors.Is(err, errPlaintext)
+}
+
+var errWrongType = fmt.Errorf("%w: the key holds no string; something else writes under this prefix", store.ErrCorrupt)
+
+func isWrongType(err error) bool {
+	e, ok := rueidis.IsRedisErr(err)
+	return ok && strings.Contains(e.Error(), "WRONGTYPE")
+}
+
+// replyError is an error that the server answered.
+type replyError struct {
+	text string // without what the server quotes of our arguments
+}
+
+func (e *replyError) Error() string { return e.text }
+
+// advice says what to do about an error of the server, by its first word.
+var advice = map[string]string{
+	"NOAUTH":      "the server wants a password: put it into the URL, redis://user:password@host",
+	"WRONGPASS":   "the user or the password is wrong: see the URL, and ACL GETUSER on the server",
+	"NOPERM":      "the ACL user may not do this: the documentation of redisstore lists the commands that it needs",
+	"OOM":         "the server is full (maxmemory) and its policy evicts nothing: give it more memory",
+	"MISCONF":     "the server cannot save to disk and refuses writes: see its log",
+	"READONLY":    "this server is a replica: connect to the primary, or by Sentinel or Cluster, which follow it",
+	"LOADING":     "the server is still loading its data",
+	"MASTERDOWN":  "this server is a replica that has lost its primary",
+	"CLUSTERDOWN": "a part of the cluster has no primary now",
+	"NOREPLICAS":  "fewer replicas are connected than the server's min-replicas-to-write asks for",
+	"MOVED":       "this server is part of a cluster: use a URL that begins with redis+cluster:// or rediss+cluster://",
+	"BUSY":        "another script holds up the server",
+}
+
+// redisError returns what may be shown of an error of the server, which quotes
+// arguments, and so keys, of commands that it does not know.
+func redisError(err *rueidis.RedisError) error {
+	text := err.Error()
+	for _, mark := range []string{", with args beginning", " with args beginning"} {
+		text, _, _ = strings.Cut(text, mark)
+	}
+	word, _, _ := strings.Cut(text, " ")
+	if strings.Contains(text, "invalid password") { // Redis 6.2 without ACL
+		word = "WRONGPASS"
+	}
+	if a := advice[word]; a != "" {
+		text += ": " + a
+	}
+	return &replyError{text}
+}
+
+// explain adds to err what can be done about it, and the context's error if that
+// is what stopped the command.
+func explain(ctx context.Context, err error) error {
+	if isContract(err) {
+		return err
+	}
+	if e, ok := rueidis.IsRedisErr(err); ok {
+		return redisError(e)
+	}
+	what := ""
+	switch {
+	case is[x509.UnknownAuthorityError](err):
+		what = "the certificate is not signed by an authority that is trusted here: name the right one with ca=FILE in the URL"
+	case is[x509.HostnameError](err):
+		what = "the certificate is for another host: connect to a name that it holds, or name one with servername=NAME in the URL"
+	case is[x509.CertificateInvalidError](err):
+		what = "the server's certificate is not valid: renew it if it has expired, and look at the clocks"
+	case is[tls.RecordHeaderError](err):
+		what = "the server does not speak TLS on this port"
+	case isRemote(err):
+		what = "the server refused the TLS connection: it may want a client certificate (cert=FILE and key=FILE in the URL), or not accept this one"
+	case errors.Is(err, io.EOF):
+		what = "the server closed the connection; if it wants TLS, use a URL that begins with rediss"
+	}
+	if what != "" {
+		err = fmt.Errorf("%w: %s", err, what)
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// isRemote reports whether err is an alert that the other side of a TLS
+// connection sent.
+func isRemote(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}

@@ -1,0 +1,182 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+
+	"github.com/redis/rueidis"
+)
+
+// script is a Lua script, which the server knows by the hash of its text after it
+// has seen it once. rueidis.Lua does the same, but not on a dedicated connection
+// or for one key of many in a pipeline.
+type script struct{ text, hash string }
+
+func newScript(text string) *script {
+	sum := sha1.Sum([]byte(text)) // Redis's choice; it names the script, no more
+	return &script{text, hex.EncodeToString(sum[:])}
+}
+
+func (x *script) byHash(b rueidis.Builder, key string, args []string) rueidis.Completed {
+	return b.Evalsha().Sha1(x.hash).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+func (x *script) whole(b rueidis.Builder, key string, args []string) rueidis.Completed {
+	return b.Eval().Script(x.text).Numkeys(1).Key(key).Arg(args...).Build()
+}
+
+// run runs the script on each key, in one pipeline. It sends the text where the
+// server does not have it: a new one, one that was restarted, or SCRIPT FLUSH.
+func (x *script) run(ctx context.Context, c rueidis.Client, keys []string, args ...string) []rueidis.RedisResult {
+	cmds := make(rueidis.Commands, len(keys))
+	for i, key := range keys {
+		cmds[i] = x.byHash(c.B(), key, args)
+	}
+	results := c.DoMulti(ctx, cmds...)
+	for i, res := range results {
+		if isNoScript(res) {
+			results[i] = c.Do(ctx, x.whole(c.B(), keys[i], args))
+		}
+	}
+	return results
+}
+
+// exec runs the script on one key.
+func (x *script) exec(ctx context.Context, c rueidis.Client, key string, args ...string) rueidis.RedisResult {
+	res := c.Do(ctx, x.byHash(c.B(), key, args))
+	if isNoScript(res) {
+		res = c.Do(ctx, x.whole(c.B(), key, args))
+	}
+	return res
+}
+
+func isNoScript(res rueidis.RedisResult) bool {
+	e, ok := rueidis.IsRedisErr(res.Error())
+	return ok && e.IsNoScript()
+}
+
+// Answers of the scripts about one record.
+const (
+	done int64 = iota
+	notFound
+	conflict
+	corrupt
+)
+
+// Each script is one atomic step on one key, so that it runs in a cluster. Lua's
+// numbers are doubles: versions are compared as bytes, and times have 48 bits,
+// which doubles hold exactly. The longest part that a script needs, up to the
+// owner's end, is 300 bytes.
+const prelude = `
+local function ms(s, i)
+	local a, b, c, d, e, f = string.byte(s, i, i + 5)
+	return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
+end
+local function readable(v)
+	return #v >= 45 and string.byte(v, 1) == 1 and #v >= 45 + string.byte(v, 45)
+end
+local function at(t) return string.format('%.0f', t) end
+`
+
+var (
+	// create stores ARGV[2] until the time ARGV[3], unless a record is there that
+	// is live at the time ARGV[1].
+	createScript = newScript(prelude + `
+local v = redis.call('GETRANGE', KEYS[1], 0, 299)
+if v ~= '' and (not readable(v) or ms(v, 11) > tonumber(ARGV[1])) then return 2 end
+redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
+return 0
+`)
+
+	// replace puts the head ARGV[3] (to the deadline) and the tail ARGV[4] around
+	// what stays, if the record is live at ARGV[1] and has the version ARGV[2]. The
+	// key goes ARGV[5] milliseconds after the record expires.
+	replaceScript = newScript(prelude + `
+local v = redis.call('GETRANGE', KEYS[1], 0, 299)
+if v == '' then return 1 end
+if not readable(v) then return 3 end
+if ms(v, 11) <= tonumber(ARGV[1]) then return 1 end
+if string.sub(v, 3, 10) ~= ARGV[2] then return 2 end
+local head, expires = ARGV[3], ms(ARGV[3], 11)
+if ms(v, 17) < ms(head, 17) then
+	local deadline = string.sub(v, 17, 22)
+	if ms(v, 17) < expires then
+		head, expires = string.sub(head, 1, 10) .. deadline .. deadline, ms(v, 17)
+	else
+		head = string.sub(head, 1, 16) .. deadline
+	end
+end
+redis.call('SET', KEYS[1], head .. string.sub(v, 23, 45 + string.byte(v, 45)) .. ARGV[4], 'PXAT', at(expires + ARGV[5]))
+return 0
+`)
+
+	// touch moves the expiry to ARGV[2], but never back and not past the deadline.
+	// It returns the owner and the deadline as well, for the index.
+	touchScript = newScript(prelude + `
+local v = redis.call('GETRANGE', KEYS[1], 0, 299)
+if v == '' then return {1} end
+if not readable(v) then return {3} end
+if ms(v, 11) <= tonumber(ARGV[1]) or string.byte(v, 2) % 2 == 1 then return {1} end
+local expires = ARGV[2]
+if ms(expires, 1) > ms(v, 17) then expires = string.sub(v, 17, 22) end
+if ms(expires, 1) > ms(v, 11) then
+	redis.call('SETRANGE', KEYS[1], 10, expires)
+	redis.call('PEXPIREAT', KEYS[1], at(ms(expires, 1) + ARGV[3]))
+end
+return {0, string.sub(v, 46, 45 + string.byte(v, 45)), string.sub(v, 17, 22)}
+`)
+
+	// delete removes whatever is there, and returns whether that was alive at
+	// ARGV[1], and its owner.
+	deleteScript = newScript(prelude + `
+local v = redis.pcall('GETRANGE', KEYS[1], 0, 299)
+if redis.call('DEL', KEYS[1]) == 0 then return {0, ''} end
+if type(v) == 'table' or not readable(v) then return {1, ''} end
+return {ms(v, 11) > tonumber(ARGV[1]) and 1 or 0, string.sub(v, 46, 45 + string.byte(v, 45))}
+`)
+
+	// deleteOwned removes the record if it is of the owner ARGV[2] and its handle
+	// is not one of those that follow. It returns what it found.
+	deleteOwnedScript = newScript(prelude + `
+local v = redis.call('GETRANGE', KEYS[1], 0, 299)
+if v == '' then return 0 end
+if not readable(v) then return 1 end
+if string.sub(v, 46, 45 + string.byte(v, 45)) ~= ARGV[2] then return 0 end
+local handle = string.sub(v, 29, 44)
+for i = 3, #ARGV do
+	if ARGV[i] == handle then return 1 end
+end
+redis.call('DEL', KEYS[1])
+if ms(v, 11) > tonumber(ARGV[1]) and string.byte(v, 2) % 2 == 0 then return 3 end
+return 2
+`)
+
+	// enter puts the key ARGV[2] with the score ARGV[1] into an index, and throws
+	// out what is past its deadline, with scores below ARGV[3]. The index lasts
+	// another ARGV[4] milliseconds at least, which is until ARGV[5].
+	enterScript = newScript(`
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[3])
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIREAT', KEYS[1], ARGV[5]) end
+return 0
+`)
+
+	// forget takes pairs of a score and a key out of an index, but for those that
+	// have been entered again since.
+	forgetScript = newScript(`
+for i = 1, #ARGV, 2 do
+	local score = redis.call('ZSCORE', KEYS[1], ARGV[i + 1])
+	if score and tonumber(score) == tonumber(ARGV[i]) then redis.call('ZREM', KEYS[1], ARGV[i + 1]) end
+end
+return 0
+`)
+)
+
+// What deleteOwnedScript found.
+const (
+	foundNothing = iota // nothing, or a record of another owner
+	foundKept           // a record that stays
+	foundOther          // a marker or an expired record; it is deleted
+	foundSession        // a live session; it is deleted
+)
