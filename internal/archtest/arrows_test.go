@@ -74,7 +74,11 @@ func sound() graph {
 	add("github.com/redis/rueidis", "github.com/redis/rueidis", "net")
 	add("github.com/stretchr/testify", "github.com/stretchr/testify/require", "testing")
 
+	add("github.com/maypok86/otter/v2", "github.com/maypok86/otter/v2", "context")
+	add("github.com/sony/gobreaker/v2", "github.com/sony/gobreaker/v2", "context")
+
 	add(".", "./internal/x", "context")
+	add(".", "./internal/testserver", "testing")
 	add(".", "./store", "context", "log/slog")
 	add(".", "./store/storetest", "./store", "testing")
 	add(".", "./store/memstore", "./store", "context")
@@ -87,6 +91,9 @@ func sound() graph {
 	g["./session"].testImports = []string{"./store/memstore", "./session/sessiontest", "testing"}
 
 	add("./store/redisstore", "./store/redisstore", "./store", "github.com/redis/rueidis")
+	add("./store/nearcache", "./store/nearcache", "./store", "github.com/maypok86/otter/v2")
+	add("./store/breaker", "./store/breaker", "./store", "github.com/sony/gobreaker/v2")
+	g["./store/redisstore"].testImports = []string{"./internal/testserver"}
 	add("./cmd/coatcheck", "./cmd/coatcheck", "./cmd/coatcheck/internal/shop")
 	add("./cmd/coatcheck", "./cmd/coatcheck/internal/shop", "./session", "./store/sqlstore", "modernc.org/sqlite", "log")
 	add("./integration", "./integration", "./store/storetest", "github.com/stretchr/testify/require", "testing")

@@ -79,7 +79,7 @@ func (r rule) violations(g graph) []string {
 
 // forbids reports whether from may not import to.
 func (r rule) forbids(from, to *pkg) bool {
-	return r.only != nil && !matches(r.only, from, to) || matches(r.never, from, to)
+	return r.only != nil && !matches(r.only, from, to) || matches(r.never, from, to) && !anyWithin(r.but, to.path)
 }
 
 // reach returns the shortest way from a package to each one that the rule

@@ -20,6 +20,7 @@ type rule struct {
 
 	only    []string // if not nil, all that may be imported
 	never   []string // what may not be imported
+	but     []string // …but for these
 	through bool     // …nor reached through what is imported
 	tests   bool     // test files are bound, too
 
@@ -63,6 +64,24 @@ var rules = []rule{
 		broken: []edge{{from: "./store/sqlstore", to: "modernc.org/sqlite"}},
 	},
 	{
+		in:     []string{"./store/redisstore/..."},
+		only:   []string{std, "./store", "./store/redisstore/...", "github.com/redis/rueidis/..."},
+		why:    "who keeps sessions in Redis takes on its client, and nothing else",
+		broken: []edge{{from: "./store/redisstore", to: "github.com/stretchr/testify/require"}},
+	},
+	{
+		in:     []string{"./store/nearcache/..."},
+		only:   []string{std, "./store", "./store/nearcache/...", "github.com/maypok86/otter/v2/..."},
+		why:    "the cache goes around any store, so it knows none",
+		broken: []edge{{from: "./store/nearcache", to: "github.com/redis/rueidis"}},
+	},
+	{
+		in:     []string{"./store/breaker/..."},
+		only:   []string{std, "./store", "./store/breaker/...", "github.com/sony/gobreaker/v2/..."},
+		why:    "the breaker goes around any store, so it knows none",
+		broken: []edge{{from: "./store/breaker", to: "github.com/redis/rueidis"}},
+	},
+	{
 		in:      []string{"./store/..."},
 		not:     []string{"./store/storetest/..."},
 		never:   []string{"./session/...", "./store/storetest/...", otherBackend},
@@ -97,7 +116,7 @@ var rules = []rule{
 	// What ends up in other people's binaries.
 	{
 		in:      []string{"./session/...", "./store/...", "./internal/..."},
-		not:     []string{"./store/storetest/...", "./session/sessiontest/..."},
+		not:     []string{"./store/storetest/...", "./session/sessiontest/...", "./internal/testserver"},
 		never:   []string{"testing/..."},
 		through: true,
 		why:     "package testing has no place in an app's binary: it belongs in test files, storetest and sessiontest",
@@ -127,7 +146,15 @@ var rules = []rule{
 	// The ends of the arrows.
 	{
 		in:     []string{"./..."},
+		not:    []string{"./cmd/coatcheck/internal/uptest", "./integration/...", "./bench/..."}, // for tests, all of them
+		never:  []string{"./internal/testserver"},
+		why:    "it starts servers for tests: nothing that is shipped needs it",
+		broken: []edge{{from: "./session", to: "./internal/testserver"}},
+	},
+	{
+		in:     []string{"./..."},
 		never:  []string{foreignInternal},
+		but:    []string{"./internal/testserver"}, // which starts the servers of every module's tests
 		tests:  true,
 		why:    "the other modules are our first customers: what they cannot do with exported API, nobody can",
 		broken: []edge{{from: "./cmd/coatcheck/internal/shop", to: "./internal/x", test: true}},
