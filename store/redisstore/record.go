@@ -36,9 +36,8 @@ const (
 	labelSize = 2
 )
 
-// encode returns r, which is valid and truncated, in parts: head and tail are
-// what Replace changes, and whole is all of it.
-func encode(r store.Record) (whole, head, tail []byte) {
+// encode returns r, which is valid and truncated.
+func encode(r store.Record) []byte {
 	size := ownerAt + len(r.Owner) + len(r.Next) + labelSize + len(r.Label) + len(r.Data)
 	b := make([]byte, 0, size)
 	flags := byte(0)
@@ -53,14 +52,13 @@ func encode(r store.Record) (whole, head, tail []byte) {
 	b = append(b, r.Handle[:]...)
 	b = append(b, byte(len(r.Owner)))
 	b = append(b, r.Owner...)
-	end := len(b)
 	if r.IsMarker() {
 		b = append(b, r.Next[:]...)
 	}
 	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Label)))
 	b = append(b, r.Label...)
 	b = append(b, r.Data...)
-	return b, b[:createdAt], b[end:]
+	return b
 }
 
 // decode returns the record that is in b, which it keeps.

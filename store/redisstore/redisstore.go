@@ -205,8 +205,7 @@ func (s *Store) Create(ctx context.Context, k store.Key, r store.Record) error {
 }
 
 func (s *Store) create(ctx context.Context, k store.Key, r store.Record, now time.Time) error {
-	whole, _, _ := encode(r)
-	status, err := s.exec(ctx, createScript, s.recordKey(k), millis(now), text(whole), millis(r.Expires.Add(grace))).AsInt64()
+	status, err := s.exec(ctx, createScript, s.recordKey(k), millis(now), text(encode(r)), millis(r.Expires.Add(grace))).AsInt64()
 	if err != nil {
 		return err
 	}
@@ -220,8 +219,8 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	if err := s.check(ctx, r, now); err != nil {
 		return s.writeError(ctx, "replace", err)
 	}
-	_, head, tail := encode(r)
-	status, err := s.exec(ctx, replaceScript, s.recordKey(k), millis(now), version(old), text(head), text(tail), graceMillis).AsInt64()
+	status, err := s.exec(ctx, replaceScript, s.recordKey(k), millis(now), version(old), text(encode(r)),
+		millis(r.Expires.Add(grace)), strconv.Itoa(ownerAt+len(r.Owner)), graceMillis).AsInt64()
 	if err == nil {
 		err = answer(status)
 	}
