@@ -21,8 +21,9 @@ import (
 	"github.com/coatcheck/coatcheck/store"
 )
 
-// Store is a [store.Store] in memory, with every optional capability. All of
-// its methods are safe for concurrent use. Create one with [New].
+// Store is a [store.Store] in memory, with every optional capability that means
+// something there. All of its methods are safe for concurrent use. Create one
+// with [New].
 type Store struct {
 	// One lock rather than shards: a revoke-all and a create then exclude each
 	// other, which makes the owner index exact, and the lock is held for a map
@@ -31,6 +32,8 @@ type Store struct {
 	records map[store.Key]*entry
 	owners  map[string]map[store.Key]*entry // owned records, markers too; never an empty inner map
 	expiry  queue
+
+	watchers map[*watcher]struct{}
 }
 
 // entry is a record in the map, in its owner's set and in the expiry queue.
@@ -49,13 +52,15 @@ var (
 	_ store.Sweeper    = (*Store)(nil)
 	_ store.GetMany    = (*Store)(nil)
 	_ store.Pinger     = (*Store)(nil)
+	_ store.Watcher    = (*Store)(nil)
 )
 
 // New returns an empty store.
 func New() *Store {
 	return &Store{
-		records: make(map[store.Key]*entry),
-		owners:  make(map[string]map[store.Key]*entry),
+		records:  make(map[store.Key]*entry),
+		owners:   make(map[string]map[store.Key]*entry),
+		watchers: make(map[*watcher]struct{}),
 	}
 }
 
@@ -123,6 +128,7 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	r.Expires = earlier(r.Expires, r.Deadline)
 	e.Record = r
 	heap.Fix(&s.expiry, e.index)
+	s.tell(k)
 	return nil
 }
 
@@ -145,6 +151,7 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 	if expires = earlier(expires, e.Deadline); expires.After(e.Expires) {
 		e.Expires = expires
 		heap.Fix(&s.expiry, e.index)
+		s.tell(k)
 	}
 	return nil
 }
@@ -314,6 +321,7 @@ func (s *Store) live(k store.Key, now time.Time) *entry {
 func (s *Store) insert(e *entry) {
 	s.records[e.key] = e
 	heap.Push(&s.expiry, e)
+	s.tell(e.key)
 	if e.Owner == "" {
 		return
 	}
@@ -326,6 +334,7 @@ func (s *Store) insert(e *entry) {
 func (s *Store) remove(e *entry) {
 	delete(s.records, e.key)
 	heap.Remove(&s.expiry, e.index)
+	s.tell(e.key)
 	owned := s.owners[e.Owner]
 	delete(owned, e.key)
 	if len(owned) == 0 {
