@@ -198,6 +198,26 @@ func (f *Faults) Capability(target any) bool {
 			*t = faultyPinger{f, inner}
 			return true
 		}
+	case *store.Watcher:
+		if inner, ok := store.As[store.Watcher](f.inner); ok {
+			*t = faultyWatcher{f, inner}
+			return true
+		}
+	case *store.FreshReader:
+		if inner, ok := store.As[store.FreshReader](f.inner); ok {
+			*t = faultyFreshReader{f, inner}
+			return true
+		}
+	case *store.Inspector:
+		if inner, ok := store.As[store.Inspector](f.inner); ok {
+			*t = faultyInspector{f, inner}
+			return true
+		}
+	case *store.Sharded: // it cannot fail
+		if inner, ok := store.As[store.Sharded](f.inner); ok {
+			*t = inner
+			return true
+		}
 	}
 	return false
 }
@@ -293,4 +313,46 @@ type faultyPinger struct {
 
 func (p faultyPinger) Ping(ctx context.Context) error {
 	return p.f.do(ctx, "Ping", store.Key{}, func() error { return p.inner.Ping(ctx) })
+}
+
+type faultyWatcher struct {
+	f     *Faults
+	inner store.Watcher
+}
+
+// Watch with a fault that is After watches until the inner store's Watch ends.
+func (w faultyWatcher) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+	return w.f.do(ctx, "Watch", store.Key{}, func() error { return w.inner.Watch(ctx, ready, changed) })
+}
+
+type faultyFreshReader struct {
+	f     *Faults
+	inner store.FreshReader
+}
+
+func (g faultyFreshReader) GetFresh(ctx context.Context, k store.Key) (r store.Record, err error) {
+	err = g.f.do(ctx, "GetFresh", k, func() error {
+		r, err = g.inner.GetFresh(ctx, k)
+		return err
+	})
+	if err != nil {
+		return store.Record{}, err
+	}
+	return r, nil
+}
+
+type faultyInspector struct {
+	f     *Faults
+	inner store.Inspector
+}
+
+func (i faultyInspector) Inspect(ctx context.Context) (found []store.Finding, err error) {
+	err = i.f.do(ctx, "Inspect", store.Key{}, func() error {
+		found, err = i.inner.Inspect(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
