@@ -98,6 +98,15 @@ func New(client rueidis.Client, opts *Options) (*Store, error) {
 		s.opts = *opts
 	}
 	o := &s.opts
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	s.records, s.owners = o.Prefix+"s:", o.Prefix+"o:"
+	return s, nil
+}
+
+// complete sets what is zero, and returns what makes no sense.
+func (o *Options) complete() error {
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
@@ -106,14 +115,13 @@ func New(client rueidis.Client, opts *Options) (*Store, error) {
 	}
 	switch {
 	case strings.ContainsAny(o.Prefix, "{}"):
-		return nil, errors.New("redisstore: Prefix has a brace in it, which would put every session into one slot of a cluster; leave it out")
+		return errors.New("redisstore: Prefix has a brace in it, which would put every session into one slot of a cluster; leave it out")
 	case strings.Trim(o.Prefix, prefixBytes) != "" || len(o.Prefix) > maxPrefix:
-		return nil, fmt.Errorf("redisstore: Prefix may have up to %d letters, digits and .:_-/ in it, as in %q", maxPrefix, "shop:")
+		return fmt.Errorf("redisstore: Prefix may have up to %d letters, digits and .:_-/ in it, as in %q", maxPrefix, "shop:")
 	case o.MinReplicas < 0 || o.ReplicaTimeout < 0:
-		return nil, errors.New("redisstore: MinReplicas and ReplicaTimeout must not be negative")
+		return errors.New("redisstore: MinReplicas and ReplicaTimeout must not be negative")
 	}
-	s.records, s.owners = o.Prefix+"s:", o.Prefix+"o:"
-	return s, nil
+	return nil
 }
 
 // Close closes the connections that [OpenURL] has made. A client given to [New]

@@ -75,6 +75,19 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 	return s, nil
 }
 
+// CheckURL returns what is wrong with rawURL and opts, which may be nil, as far as
+// can be told without connecting. [OpenURL] returns the same.
+func CheckURL(rawURL string, opts *Options) error {
+	var o Options
+	if opts != nil {
+		o = *opts
+	}
+	if _, err := parseURL(rawURL, &o); err != nil {
+		return fmt.Errorf("redisstore: %w", err)
+	}
+	return o.complete()
+}
+
 // Settings of a client for sessions. Requests wait for them, so a server that
 // does not answer must be given up in seconds.
 const (
@@ -210,6 +223,8 @@ func parseHosts(text string, sch scheme) ([]string, error) {
 	return addrs, nil
 }
 
+const primaryBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
 // parsePath reads the name of a primary and the number of a database.
 func parsePath(path string, sch scheme, co *rueidis.ClientOption) error {
 	database := path
@@ -217,6 +232,10 @@ func parsePath(path string, sch scheme, co *rueidis.ClientOption) error {
 		co.Sentinel.MasterSet, database, _ = strings.Cut(path, "/")
 		if co.Sentinel.MasterSet == "" {
 			return errors.New("the URL of Sentinels names their primary behind the hosts, as in redis+sentinel://host1,host2,host3/mymaster")
+		}
+		// Sentinel's own rule. What is not a name may be half of a password.
+		if strings.Trim(co.Sentinel.MasterSet, primaryBytes) != "" {
+			return errors.New("the name of a primary in the URL of Sentinels can only have letters, digits and .-_ in it; a slash in a password is written as %2F")
 		}
 	}
 	if database == "" {
