@@ -26,6 +26,11 @@ type broken struct {
 	sweep       func(context.Context, int) (int, error)
 	getMany     func(context.Context, []store.Key) (map[store.Key]store.Record, error)
 	ping        func(context.Context) error
+	watch       func(context.Context, func(), func([]store.Key)) error
+	getFresh    func(context.Context, store.Key) (store.Record, error)
+	inspect     func(context.Context) ([]store.Finding, error)
+	shards      func() int
+	shard       func(store.Key) int
 	count       func() int
 	unlimited   bool
 
@@ -116,6 +121,41 @@ func (b *broken) Ping(ctx context.Context) error {
 		return b.ping(ctx)
 	}
 	return b.naive.Ping(ctx)
+}
+
+func (b *broken) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+	if b.watch != nil {
+		return b.watch(ctx, ready, changed)
+	}
+	return b.naive.Watch(ctx, ready, changed)
+}
+
+func (b *broken) GetFresh(ctx context.Context, k store.Key) (store.Record, error) {
+	if b.getFresh != nil {
+		return b.getFresh(ctx, k)
+	}
+	return b.Get(ctx, k)
+}
+
+func (b *broken) Inspect(ctx context.Context) ([]store.Finding, error) {
+	if b.inspect != nil {
+		return b.inspect(ctx)
+	}
+	return b.naive.Inspect(ctx)
+}
+
+func (b *broken) Shards() int {
+	if b.shards != nil {
+		return b.shards()
+	}
+	return b.naive.Shards()
+}
+
+func (b *broken) Shard(k store.Key) int {
+	if b.shard != nil {
+		return b.shard(k)
+	}
+	return b.naive.Shard(k)
 }
 
 func (b *broken) entries() int {

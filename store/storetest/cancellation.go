@@ -119,5 +119,9 @@ func calls(s store.Store, k store.Key, r store.Record, absent store.Key, next st
 	if p, ok := store.As[store.Pinger](s); ok {
 		m["Ping"] = p.Ping
 	}
+	if f, ok := store.As[store.FreshReader](s); ok {
+		m["GetFresh"] = func(ctx context.Context) error { _, err := f.GetFresh(ctx, k); return err }
+		m["GetFresh of nothing"] = func(ctx context.Context) error { _, err := f.GetFresh(ctx, absent); return err }
+	}
 	return m
 }

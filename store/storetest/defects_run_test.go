@@ -11,7 +11,7 @@ import (
 	"github.com/coatcheck/coatcheck/store"
 )
 
-// Three defects that are not one method of one store.
+// Defects that are not one method of one store.
 
 // leaky is a caching wrapper done wrong: it embeds the inner store, whose
 // DeleteOwner therefore goes past the cache.
@@ -86,6 +86,46 @@ func subjects() []subject {
 						b := &broken{naive: s.(*naive)}
 						staleReads(b)
 						return b
+					},
+					Synctest: true,
+				}
+			},
+			alone: true,
+		},
+		{
+			name:  "another process reads stale records afresh",
+			rules: one("fresh/sees-what-others-wrote"),
+			config: func() Config {
+				return Config{
+					New: func(*testing.T) store.Store {
+						b := &broken{naive: new(naive)}
+						staleReads(b)
+						return b
+					},
+					Inner:    func(_ *testing.T, s store.Store) store.Store { return s.(*broken).naive },
+					Synctest: true,
+				}
+			},
+			alone: true,
+		},
+		{
+			name:  "Watch does not hear of another process",
+			rules: one("watch/tells-of-other-processes"),
+			config: func() Config {
+				var mute func(store.Key)
+				return Config{
+					New: func(*testing.T) store.Store {
+						b := &broken{naive: new(naive)}
+						mute = muted(b)
+						return b
+					},
+					Second: func(_ *testing.T, s store.Store) store.Store {
+						other := &broken{naive: s.(*broken).naive}
+						other.create = func(ctx context.Context, k store.Key, r store.Record) error {
+							mute(k)
+							return other.naive.Create(ctx, k, r)
+						}
+						return other
 					},
 					Synctest: true,
 				}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -939,6 +940,218 @@ var defects = []defect{
 		},
 	},
 
+	// watch
+	{
+		name: "touches are not told", rules: []string{"watch/tells-of-every-change", "watch/tells-of-other-processes"},
+		breaks: func(b *broken) {
+			mute := muted(b)
+			b.touch = func(ctx context.Context, k store.Key, expires time.Time) error {
+				mute(k)
+				return b.naive.Touch(ctx, k, expires)
+			}
+		},
+	},
+	{
+		name: "DeleteOwner is not told", rules: one("watch/tells-of-revocation"),
+		breaks: func(b *broken) {
+			mute := muted(b)
+			b.deleteOwner = func(ctx context.Context, owner string, keep ...store.Handle) (int, error) {
+				for _, kr := range b.all() {
+					if kr.Owner == owner {
+						mute(kr.Key)
+					}
+				}
+				return b.naive.DeleteOwner(ctx, owner, keep...)
+			}
+		},
+	},
+	{
+		name: "Watch is ready before it has subscribed", rules: one("watch/ready-means-watching"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				ready()
+				window()
+				return b.naive.Watch(ctx, func() {}, changed)
+			}
+		},
+	},
+	{
+		name: "Watch is ready again with each change", rules: one("watch/ready-means-watching"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				return b.naive.Watch(ctx, ready, func(ks []store.Key) {
+					ready()
+					changed(ks)
+				})
+			}
+		},
+	},
+	{
+		name: "Watch drops what its buffer has no room for", rules: one("watch/a-burst-is-told-whole"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				room := 100
+				return b.naive.Watch(ctx, ready, func(ks []store.Key) {
+					if room--; room >= 0 {
+						changed(ks)
+					}
+				})
+			}
+		},
+	},
+	{
+		name: "Watch tells of each change in a goroutine", rules: one("watch/a-burst-is-told-whole"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				return b.naive.Watch(ctx, ready, func(ks []store.Key) { wg.Go(func() { changed(ks) }) })
+			}
+		},
+	},
+	{
+		name: "Watch leaves a callback behind", rules: one("watch/ends-with-its-context"),
+		breaks: func(b *broken) {
+			var left []func([]store.Key)
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				defer func() {
+					b.extra.Lock()
+					defer b.extra.Unlock()
+					left = append(left, changed)
+				}()
+				return b.naive.Watch(ctx, ready, changed)
+			}
+			b.create = func(ctx context.Context, k store.Key, r store.Record) error {
+				b.extra.Lock()
+				defer b.extra.Unlock()
+				for _, changed := range left {
+					changed([]store.Key{k})
+				}
+				return b.naive.Create(ctx, k, r)
+			}
+		},
+	},
+	{
+		name: "Watch ends without an error", rules: one("watch/ends-with-its-context"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+				_ = b.naive.Watch(ctx, ready, changed)
+				return nil
+			}
+		},
+	},
+
+	// fresh
+	{
+		name: "GetFresh answers from a copy", rules: []string{"fresh/sees-finished-writes", "fresh/sees-what-others-wrote"},
+		breaks: func(b *broken) {
+			staleReads(b)
+			b.getFresh, b.get = b.get, nil
+		},
+	},
+	{
+		name: "GetFresh of nothing is an empty record", rules: one("fresh/absent-is-not-found"),
+		breaks: func(b *broken) {
+			b.getFresh = func(ctx context.Context, k store.Key) (store.Record, error) {
+				r, err := b.naive.Get(ctx, k)
+				if errors.Is(err, store.ErrNotFound) {
+					err = nil
+				}
+				return r, err
+			}
+		},
+	},
+
+	// inspect
+	{
+		name: "a warning has no fix", rules: one("inspect/findings-are-complete"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding {
+			list[0].Fix = ""
+			return list
+		}),
+	},
+	{
+		name: "two findings have one name", rules: one("inspect/findings-are-complete"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding { return append(list, list[0]) }),
+	},
+	{
+		name: "a check is a sentence", rules: one("inspect/findings-are-complete"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding {
+			list[0].Check = "Is it durable?"
+			return list
+		}),
+	},
+	{
+		name: "a finding has no evidence", rules: one("inspect/findings-are-complete"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding {
+			list[1].Evidence = ""
+			return list
+		}),
+	},
+	{
+		name: "a severity is out of range", rules: one("inspect/findings-are-complete"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding {
+			list[0].Severity = store.SeverityCritical + 1
+			return list
+		}),
+	},
+	{
+		name: "findings come in any order", rules: one("inspect/order-is-fixed"),
+		breaks: func(b *broken) {
+			var calls atomic.Int64
+			inspection(func(_ *broken, list []store.Finding) []store.Finding {
+				if calls.Add(1)%3 == 0 {
+					list[0], list[1] = list[1], list[0]
+				}
+				return list
+			})(b)
+		},
+	},
+	{
+		name: "a finding shows a sample", rules: one("inspect/shows-no-secret"),
+		breaks: inspection(func(b *broken, list []store.Finding) []store.Finding {
+			for _, kr := range b.all() {
+				list[0].Evidence += fmt.Sprintf(" %x", kr.Key[:])
+			}
+			return list
+		}),
+	},
+	{
+		name: "a finding shows the connection's URL", rules: one("inspect/shows-no-secret"),
+		breaks: inspection(func(_ *broken, list []store.Finding) []store.Finding {
+			list[1].Evidence = "connected to db://app:hunter2@db.example.com/0"
+			return list
+		}),
+	},
+	{
+		name: "Inspect tries a write", rules: one("inspect/changes-nothing"),
+		breaks: inspection(func(b *broken, list []store.Finding) []store.Finding {
+			b.put(store.Key{1, 2, 3}, store.Record{Expires: time.Now().Add(time.Minute)})
+			return list
+		}),
+	},
+
+	// shards
+	{
+		name: "shards are counted from one", rules: one("shards/in-range"),
+		breaks: func(b *broken) {
+			b.shard = func(k store.Key) int { return b.naive.Shard(k) + 1 }
+		},
+	},
+	{
+		name: "shards take turns", rules: one("shards/stable"),
+		breaks: func(b *broken) {
+			var turn atomic.Int64
+			b.shard = func(store.Key) int { return int(turn.Add(1) % 3) }
+		},
+	},
+	{
+		name: "shards are added", rules: one("shards/stable"),
+		breaks: func(b *broken) {
+			b.shards = func() int { return 3 + len(b.all())/3 }
+		},
+	},
+
 	// races
 	{
 		name: "Create checks, then writes", rules: []string{"races/create-has-one-winner", "races/create-over-expired-has-one-winner"},
@@ -1136,6 +1349,36 @@ func listOnly(which func(i int, kr store.Keyed) bool) func(*broken) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// muted makes Watch leave out the keys that the function it returns was given.
+func muted(b *broken) (mute func(store.Key)) {
+	silent := make(map[store.Key]bool)
+	b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+		return b.naive.Watch(ctx, ready, func(ks []store.Key) {
+			b.extra.Lock()
+			muted := silent[ks[0]] // naive tells of one at a time
+			b.extra.Unlock()
+			if !muted {
+				changed(ks)
+			}
+		})
+	}
+	return func(k store.Key) {
+		b.extra.Lock()
+		defer b.extra.Unlock()
+		silent[k] = true
+	}
+}
+
+// inspection breaks Inspect: f alters what it has found.
+func inspection(f func(*broken, []store.Finding) []store.Finding) func(*broken) {
+	return func(b *broken) {
+		b.inspect = func(ctx context.Context) ([]store.Finding, error) {
+			list, err := b.naive.Inspect(ctx)
+			return f(b, list), err
 		}
 	}
 }

@@ -33,14 +33,26 @@ func TestFaultsAtEveryCall(t *testing.T) {
 		"ListOwner":   nil,
 		"Ping":        nil,
 		"Sweep":       nil,
+		"GetFresh":    nil,
+		"Inspect":     nil,
+		"Watch":       nil,
 	} {
 		for _, after := range []bool{false, true} {
-			inner := memstore.New()
+			inner := new(naive) // it has every capability
 			if err := inner.Create(t.Context(), k, r); err != nil {
 				t.Fatal(err)
 			}
 			f := NewFaults(inner, Nth(name, 1, Fault{Err: errFault, After: after}))
 			call := calls(f, k, r, absent, next)[name]
+			if w, ok := store.As[store.Watcher](f); ok && name == "Watch" {
+				call = func(ctx context.Context) error {
+					ctx, cancel := context.WithCancel(ctx)
+					return w.Watch(ctx, cancel, nil)
+				}
+			}
+			if i, ok := store.As[store.Inspector](f); ok && name == "Inspect" {
+				call = func(ctx context.Context) error { _, err := i.Inspect(ctx); return err }
+			}
 			if err := call(t.Context()); !errors.Is(err, errFault) {
 				t.Errorf("%s, after %v: got error %v; want %v", name, after, err, errFault)
 			}
@@ -106,6 +118,9 @@ func TestNthAndSetHook(t *testing.T) {
 	f.SetHook(nil)
 	if got := ping(); slices.Contains(got, true) || f.Count("Ping") != 3 {
 		t.Errorf("without a hook: failed %v, counted %d", got, f.Count("Ping"))
+	}
+	if sh, ok := store.As[store.Sharded](NewFaults(new(naive), nil)); !ok || sh.Shards() != 3 {
+		t.Error("the shards of the inner store were not found")
 	}
 	if _, ok := store.As[store.Sweeper](NewFaults(bare{memstore.New()}, nil)); ok {
 		t.Error("a capability that the inner store lacks was found")

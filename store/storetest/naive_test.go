@@ -13,8 +13,16 @@ import (
 // naive is the model that memstore is checked against: a list of records, and
 // loops over all of it. It shares no code with memstore and has no index.
 type naive struct {
-	mu   sync.Mutex
-	list []store.Keyed
+	mu       sync.Mutex
+	list     []store.Keyed
+	watchers []chan store.Key // wide enough for every change of a rule
+}
+
+// tell is called with n.mu held.
+func (n *naive) tell(k store.Key) {
+	for _, w := range n.watchers {
+		w <- k
+	}
 }
 
 func (n *naive) find(k store.Key) *store.Record {
@@ -26,7 +34,15 @@ func (n *naive) find(k store.Key) *store.Record {
 	return nil
 }
 
-func (n *naive) drop(which func(store.Keyed) bool) { n.list = slices.DeleteFunc(n.list, which) }
+func (n *naive) drop(which func(store.Keyed) bool) {
+	n.list = slices.DeleteFunc(n.list, func(kr store.Keyed) bool {
+		doomed := which(kr)
+		if doomed {
+			n.tell(kr.Key)
+		}
+		return doomed
+	})
+}
 
 func (n *naive) Get(ctx context.Context, k store.Key) (store.Record, error) {
 	n.mu.Lock()
@@ -54,6 +70,7 @@ func (n *naive) Create(ctx context.Context, k store.Key, r store.Record) error {
 	}
 	n.drop(func(kr store.Keyed) bool { return kr.Key == k })
 	n.list = append(n.list, store.Keyed{Key: k, Record: cloned(r.Truncate())})
+	n.tell(k)
 	return nil
 }
 
@@ -82,6 +99,7 @@ func (n *naive) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	}
 	r.Handle, r.Owner, r.Created = stored.Handle, stored.Owner, stored.Created
 	*stored = r
+	n.tell(k)
 	return nil
 }
 
@@ -104,6 +122,7 @@ func (n *naive) Touch(ctx context.Context, k store.Key, expires time.Time) error
 	}
 	if moved.After(r.Expires) {
 		r.Expires = moved
+		n.tell(k)
 	}
 	return nil
 }
@@ -207,6 +226,45 @@ func (n *naive) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]stor
 }
 
 func (n *naive) Ping(ctx context.Context) error { return ctx.Err() }
+
+func (n *naive) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	w := make(chan store.Key, 10_000)
+	n.mu.Lock()
+	n.watchers = append(n.watchers, w)
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.watchers = slices.DeleteFunc(n.watchers, func(other chan store.Key) bool { return other == w })
+	}()
+	ready()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case k := <-w:
+			changed([]store.Key{k})
+		}
+	}
+}
+
+func (n *naive) GetFresh(ctx context.Context, k store.Key) (store.Record, error) {
+	return n.Get(ctx, k)
+}
+
+func (n *naive) Inspect(ctx context.Context) ([]store.Finding, error) {
+	return []store.Finding{
+		{Check: "durability", Severity: store.SeverityWarning, Evidence: "memory only", Fix: "use another store"},
+		{Check: "tls", Evidence: "there is no network"},
+	}, ctx.Err()
+}
+
+func (n *naive) Shards() int { return 3 }
+
+func (n *naive) Shard(k store.Key) int { return int(k[0]) % 3 }
 
 func (n *naive) entries() int {
 	n.mu.Lock()

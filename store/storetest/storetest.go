@@ -31,6 +31,12 @@ type Config struct {
 	// wrapper that promises only bounded staleness between processes.
 	Second func(t *testing.T, s store.Store) store.Store
 
+	// Inner returns the store that the wrapper s is around, to write past s as
+	// another process does.
+	//
+	// If zero, the rule about GetFresh and other processes takes Second.
+	Inner func(t *testing.T, s store.Store) store.Store
+
 	// Synctest runs every rule in a bubble of testing/synctest, where hours
 	// pass at once. Set it for stores that do no I/O.
 	//
@@ -90,6 +96,10 @@ var groups = []group{
 	{"sweep", sweepRules},
 	{"get-many", getManyRules},
 	{"ping", pingRules},
+	{"watch", watchRules},
+	{"fresh", freshRules},
+	{"inspect", inspectRules},
+	{"shards", shardRules},
 	{"cancellation", cancellationRules},
 	{"secrecy", secrecyRules},
 	{"races", raceRules},
