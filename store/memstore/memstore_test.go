@@ -1,8 +1,12 @@
 package memstore_test
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coatcheck/coatcheck/store"
@@ -32,6 +36,46 @@ func record(data int) store.Record {
 		Label:    []byte("Firefox on Linux"),
 		Data:     make([]byte, data),
 	}
+}
+
+// A watcher that is busy for too long is told that anything may have changed, and
+// then again of each change.
+func TestWatchWhenBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := memstore.New()
+		ctx, cancel := context.WithCancel(t.Context())
+		ready, busy := make(chan struct{}), make(chan struct{})
+		var told []int
+		done := make(chan error)
+		go func() {
+			done <- st.Watch(ctx, func() { close(ready) }, func(ks []store.Key) {
+				told = append(told, len(ks))
+				<-busy
+			})
+		}()
+		<-ready
+		create := func(n int) {
+			for i := range n {
+				k := store.Key{byte(len(told)), byte(i >> 16), byte(i >> 8), byte(i)}
+				if err := st.Create(t.Context(), k, record(0)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+		}
+		create(1)
+		create(10_001)
+		close(busy)
+		synctest.Wait()
+		create(1)
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Watch: %v; want context.Canceled", err)
+		}
+		if want := []int{1, 0, 1}; !slices.Equal(told, want) {
+			t.Errorf("told of %v keys; want %v, where 0 is all", told, want)
+		}
+	})
 }
 
 // A read costs the copy that belongs to the caller, and no other allocation.
