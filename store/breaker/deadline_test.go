@@ -2,6 +2,7 @@ package breaker
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,5 +72,20 @@ func TestEarlierDeadlineStays(t *testing.T) {
 	defer cancel()
 	if got, d := limited(ctx, time.Now().Add(time.Hour)); got != ctx || d != nil {
 		t.Error("a caller's earlier deadline got another around it")
+	}
+}
+
+// What a store derives from a context that it waits for is not watched by a
+// goroutine.
+func TestDerivedContextHasNoGoroutine(t *testing.T) {
+	ctx, d := limited(t.Context(), time.Now().Add(time.Hour))
+	defer d.stop()
+	_ = ctx.Done()
+	before := runtime.NumGoroutine()
+	derived, cancel := context.WithCancel(ctx)
+	defer cancel()
+	_ = derived.Done()
+	if n := runtime.NumGoroutine() - before; n > 0 {
+		t.Errorf("deriving a context started %d goroutines", n)
 	}
 }
