@@ -318,7 +318,7 @@ func TestWhatCounts(t *testing.T) {
 		{store.ErrNotFound, breaker.Closed, breaker.Closed},
 		{store.ErrConflict, breaker.Closed, breaker.Closed},
 		{store.ErrCorrupt, breaker.Closed, breaker.Closed},
-		{store.ErrUnconfirmed, breaker.Closed, breaker.Closed},
+		{store.ErrUnconfirmed, breaker.Closed, breaker.HalfOpen},
 		{store.ErrInvalid, breaker.Closed, breaker.HalfOpen},
 		{store.ErrTooLarge, breaker.Closed, breaker.HalfOpen},
 		{store.ErrAmbiguous, breaker.Open, breaker.Open},

@@ -12,9 +12,10 @@
 //
 // An error of a call that the caller did not end, and any call that got no
 // answer for all of Timeout, whoever gave up on it. An answer is a success
-// whatever it says: ErrNotFound, ErrConflict, ErrCorrupt, ErrUnconfirmed. A
+// whatever it says: ErrNotFound, ErrConflict, ErrCorrupt. A
 // call that ended before it could tell anything counts as neither: cancelled by
-// the caller, past the caller's own earlier deadline, ErrInvalid, ErrTooLarge.
+// the caller, past the caller's own earlier deadline, ErrInvalid, ErrTooLarge; and
+// ErrUnconfirmed, which does not tell whether the store or its replicas are away.
 // A caller's deadline therefore never opens a circuit that Timeout would not
 // have; let callers wait for longer than Timeout, as package session does, for a
 // store that hangs to be noticed.

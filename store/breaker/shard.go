@@ -171,9 +171,12 @@ func judge(err, callers error, began time.Time, timeout time.Duration) error {
 	switch {
 	case err == nil,
 		errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict),
-		errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrUnconfirmed):
+		errors.Is(err, store.ErrCorrupt):
 		return nil
 	case errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
+		return errNeutral
+	// Where writes wait for replicas, it is the replicas or the store that is away.
+	case errors.Is(err, store.ErrUnconfirmed) && time.Since(began) < timeout-timeout/50:
 		return errNeutral
 	// A caller whose deadline is as long as Timeout began to wait a little
 	// earlier, and would hide every call that hangs: hence nearly.
