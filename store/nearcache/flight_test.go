@@ -166,6 +166,23 @@ func TestNobodyJoinsAnOldLoad(t *testing.T) {
 	})
 }
 
+func TestGetFreshLeavesTheLoadToBeJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newInner()
+		c := around(t, in, nil)
+		release := held(in)
+		background(t, c.Get)
+		in.onGet = func(context.Context, store.Key, func() (store.Record, error)) (store.Record, error) {
+			return store.Record{}, errBroken
+		}
+		_, _ = c.GetFresh(t.Context(), key)
+		reads(t, in, 0, "a load is joined until it ends, whatever other loads end meanwhile", func() {
+			background(t, c.Get)
+			release()
+		})
+	})
+}
+
 // A record may expire while one waits for it.
 func TestWaiterGetsNoExpiredRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

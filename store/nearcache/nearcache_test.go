@@ -385,6 +385,25 @@ func TestOldNewsReplaceNoNewer(t *testing.T) {
 	}
 }
 
+// A key is in one of the two memories at most.
+func TestNewsReplaceTheOpposite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newInner()
+		c := around(t, in, nil)
+		wants(t, c.Get, 0, "there is none")
+		r := version(1)
+		r.Expires = time.Now().Add(100 * time.Millisecond)
+		create(t, in, key, r)
+		wants(t, c.GetFresh, 1, "GetFresh reads through")
+		_ = in.Touch(t.Context(), key, time.Now().Add(time.Hour))
+		time.Sleep(200 * time.Millisecond)
+		wants(t, c.Get, 1, "that there was none is forgotten once there is one")
+		_, _ = in.Delete(t.Context(), key)
+		wants(t, c.GetFresh, 0, "GetFresh reads through")
+		wants(t, c.Get, 0, "a copy is dropped once the record is found to be gone")
+	})
+}
+
 // A failover that lost writes takes a store back; a copy stays as it is, until
 // it is too old to be used.
 func TestRegressionWaitsForMaxStale(t *testing.T) {

@@ -106,13 +106,13 @@ func (c *Cache) forget(k store.Key, writers int) {
 	p.unknown.Invalidate(k)
 }
 
-// write begins a write of k, and returns what ends it. What is kept of k is
-// dropped twice: before, because the write's effect comes before its answer, and
-// the answer may take long; and after, whatever it is, for what was read in
-// between.
+// write begins a write of k, and returns what ends it. The copy is dropped first,
+// because the write's effect comes before its answer, which may take long. Until
+// the end, whatever it is, nothing is kept, and nothing that was read before the
+// end is kept after it.
 func (c *Cache) write(k store.Key) (end func()) {
 	c.forget(k, +1)
-	return func() { c.forget(k, -1) }
+	return func() { c.endSpan(k, -1) }
 }
 
 // forgetOwner drops what is kept of owner.
