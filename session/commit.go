@@ -34,6 +34,14 @@ func (s *Session) commit(ctx context.Context) error {
 
 // commitNew stores a session for a visitor who had none.
 func (s *Session) commitNew(ctx context.Context) error {
+	if s.mayBeCopy { // it may be a copy alone that has no session
+		if err := s.refresh(ctx); err != nil {
+			return s.commitFailed(err)
+		}
+		if s.exists() {
+			return s.commitChanges(ctx, false)
+		}
+	}
 	if len(s.attrs) == 0 { // what was set was deleted again
 		s.resetChanges()
 		return nil
@@ -57,7 +65,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 	}
 	s.id, s.key = id, id.Key()
 	s.setBase(rec, p)
-	s.cookie = cookieSet
+	s.cookie, s.tellSeen = cookieSet, true
 	return nil
 }
 
@@ -85,6 +93,8 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 			case err != nil:
 				return s.commitFailed(unavailable(err))
 			case cur.Version == s.base.Version:
+				// What it asked for is there, but not in every copy.
+				s.tellSeen, s.mayBeCopy = true, false
 				s.resetChanges()
 				line.leave()
 				s.touch(ctx)
@@ -109,6 +119,7 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 			line.handOn(rec)
 			s.committed(ctx)
 			s.setBase(rec, p)
+			s.tellSeen = s.tellSeen || !rewrite // which changes no value
 			return nil
 		case errors.Is(err, store.ErrNotFound):
 			return s.endedNow()
@@ -145,10 +156,15 @@ func (s *Session) rebase(rec store.Record) error {
 	if rec.IsMarker() {
 		return s.endedBy(endReason(s.key, rec))
 	}
-	p, err := s.m.open(s.id, s.key, rec)
+	p, err := s.m.decode(s.id, s.key, rec)
 	if err != nil {
 		return s.commitFailed(unavailable(err))
 	}
+	return s.rebaseOn(rec, p)
+}
+
+// rebaseOn is rebase with the record's data decoded.
+func (s *Session) rebaseOn(rec store.Record, p format.Payload) error {
 	attrs, err := s.replay(p)
 	if err != nil {
 		s.setBase(rec, p)
@@ -225,14 +241,27 @@ func (s *Session) checkSize(p format.Payload, size int) error {
 // became of the write, and repeats it only if it did not happen; so nothing is
 // ever applied twice. On ErrConflict it returns the newer record.
 func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.Record) (newer store.Record, err error) {
-	var lost error // the last error that left the outcome open
+	return m.settle(ctx, k, old, rec, nil)
+}
+
+// settle is swap after lost, if that is not nil, left open whether rec was
+// stored.
+//
+// Where the store says ErrUnconfirmed, to read one's own bytes is no proof: the
+// only server that has them may be about to die. Then they are written again,
+// onto themselves, until the store confirms that, or falls back behind them, or
+// time is up. If somebody has built on them meanwhile, nobody can tell whether
+// that was before or after such a fall: ErrAmbiguous.
+func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store.Record, lost error) (newer store.Record, err error) {
+	unconfirmed := errors.Is(lost, store.ErrUnconfirmed)
 	unread := context.DeadlineExceeded
+	from := old
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
 			return store.Record{}, outcomeOpen(lost, unread)
 		}
 		err := m.call(ctx, func(ctx context.Context) error {
-			return m.store.Replace(ctx, k, old, rec)
+			return m.store.Replace(ctx, k, from, rec)
 		})
 		switch {
 		case errors.Is(err, store.ErrInvalid) && !rec.Live(time.Now()):
@@ -243,6 +272,7 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 			return store.Record{}, err
 		case !errors.Is(err, store.ErrConflict):
 			lost = err
+			unconfirmed = unconfirmed || errors.Is(err, store.ErrUnconfirmed)
 			afterFailure.wait(ctx, try)
 		}
 		cur, err := m.get(ctx, k)
@@ -253,8 +283,12 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 			unread = err
 			afterFailure.wait(ctx, try)
 		case format.Same(cur, rec):
-			return store.Record{}, nil
-		case cur.Version == old: // it did not happen: once more
+			if !unconfirmed {
+				return store.Record{}, nil
+			}
+			from, rec = rec.Version, cur // with its expiry, which a touch may have moved
+		case cur.Version == old: // it did not happen, or not for good: once more
+			from = old
 		case lost != nil && !rec.IsMarker():
 			// Mine may have been stored and built upon. (A marker would still be
 			// there: nothing replaces one.)
@@ -287,10 +321,17 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 		case errors.Is(err, store.ErrNotFound): // revoked while it was being created
 			return p, &EndedError{Reason: ReasonRevoked}
 		case !errors.Is(err, store.ErrConflict):
-			lost = err
+			if !errors.Is(lost, store.ErrUnconfirmed) {
+				lost = err
+			}
 			afterFailure.wait(ctx, try)
 		}
 		cur, err := s.m.get(ctx, k)
+		if err == nil && format.Same(cur, *rec) && errors.Is(lost, store.ErrUnconfirmed) {
+			if _, err = s.m.settle(ctx, k, rec.Version, cur, lost); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return p, err
+			}
+		}
 		switch {
 		case err == nil && format.Same(cur, *rec):
 			return p, nil

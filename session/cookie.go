@@ -15,7 +15,8 @@ import (
 type Cookie struct {
 	// Name of the cookie. If zero, "__Host-session", or "__Secure-session" if
 	// Domain or Path widen or narrow it, or "session" if it is insecure. Give
-	// each manager of an app a name of its own.
+	// each manager of an app a name of its own. Where the store may answer from a
+	// copy ([store.FreshReader]), the name with "-v" behind it is taken as well.
 	Name string
 	// Domain shares the cookie with the subdomains of a domain. If zero, only
 	// the host that set it gets it.
@@ -36,11 +37,14 @@ type Cookie struct {
 // transport carries the session ID between browser and server.
 type transport interface {
 	// read returns the ID that the request carries, if it carries exactly one
-	// and that is well-formed.
-	read(http.Header) (format.ID, bool)
+	// and that is well-formed, and what version its browser has seen, zero under
+	// the same condition.
+	read(http.Header) (id format.ID, seen format.Seen, ok bool)
 	// write hands the ID to the browser.
 	write(h http.Header, id format.ID, deadline time.Time)
-	// clear makes the browser forget the ID.
+	// writeSeen tells the browser the version last written.
+	writeSeen(h http.Header, seen format.Seen, deadline time.Time)
+	// clear makes the browser forget both.
 	clear(http.Header)
 }
 
@@ -48,9 +52,16 @@ type transport interface {
 type cookieTransport struct {
 	template   http.Cookie
 	persistent bool
+	// seenName is the name of the second cookie, "" if there is none.
+	seenName string
 }
 
-func newCookieTransport(c Cookie, insecure bool) (*cookieTransport, error) {
+// seenSuffix makes the name of the second cookie from that of the first.
+const seenSuffix = "-v"
+
+// newCookieTransport returns the transport by a cookie c; with seen, and by a
+// second one for the version.
+func newCookieTransport(c Cookie, insecure, seen bool) (*cookieTransport, error) {
 	if c.Path == "" {
 		c.Path = "/"
 	}
@@ -89,6 +100,9 @@ func newCookieTransport(c Cookie, insecure bool) (*cookieTransport, error) {
 		},
 		persistent: c.Persistent,
 	}
+	if seen {
+		t.seenName = c.Name + seenSuffix
+	}
 	try := t.template
 	try.Value = strings.Repeat("A", format.EncodedIDSize)
 	if err := try.Valid(); err != nil {
@@ -100,33 +114,47 @@ func newCookieTransport(c Cookie, insecure bool) (*cookieTransport, error) {
 	return t, nil
 }
 
-// read scans the Cookie headers itself: net/http's parser would build a slice
-// of every cookie of every request.
-func (t *cookieTransport) read(h http.Header) (id format.ID, ok bool) {
-	found := false
+// read scans the Cookie headers itself, once for both names: net/http's parser
+// would build a slice of every cookie of every request.
+func (t *cookieTransport) read(h http.Header) (id format.ID, seen format.Seen, ok bool) {
+	found, foundSeen := false, false
 	for _, line := range h["Cookie"] {
 		for line != "" {
 			var pair string
 			pair, line, _ = strings.Cut(line, ";")
 			name, value, _ := strings.Cut(pair, "=")
-			if strings.Trim(name, " \t") != t.template.Name {
-				continue
+			switch name = strings.Trim(name, " \t"); {
+			case name == t.template.Name:
+				if found {
+					// Two cookies of one name: one was planted from elsewhere, and
+					// nothing tells which.
+					return format.ID{}, format.Seen{}, false
+				}
+				found = true
+				id, ok = format.ParseID(strings.TrimRight(value, " \t"))
+			case t.seenName != "" && name == t.seenName:
+				seen, _ = format.ParseSeen(strings.TrimRight(value, " \t"))
+				if foundSeen {
+					seen = format.Seen{}
+				}
+				foundSeen = true
 			}
-			if found {
-				// Two cookies of one name: one was planted from elsewhere, and
-				// nothing tells which.
-				return format.ID{}, false
-			}
-			found = true
-			id, ok = format.ParseID(strings.TrimRight(value, " \t"))
 		}
 	}
-	return id, ok
+	return id, seen, ok
 }
 
 func (t *cookieTransport) write(h http.Header, id format.ID, deadline time.Time) {
+	t.put(h, t.template.Name, id.Encode(), deadline)
+}
+
+func (t *cookieTransport) writeSeen(h http.Header, seen format.Seen, deadline time.Time) {
+	t.put(h, t.seenName, seen.Encode(), deadline)
+}
+
+func (t *cookieTransport) put(h http.Header, name, value string, deadline time.Time) {
 	c := t.template
-	c.Value = id.Encode()
+	c.Name, c.Value = name, value
 	if t.persistent {
 		c.MaxAge = max(1, int(time.Until(deadline)/time.Second))
 	}
@@ -137,6 +165,10 @@ func (t *cookieTransport) clear(h http.Header) {
 	c := t.template
 	c.MaxAge = -1
 	t.set(h, &c)
+	if t.seenName != "" {
+		c.Name = t.seenName
+		t.set(h, &c)
+	}
 }
 
 // set puts the cookie in place of one that the same response set before, and

@@ -37,6 +37,21 @@
 // parallel, before the first answer brings a cookie, each begin a session of
 // their own.
 //
+// # Stores with copies
+//
+// Where reads of the store may be answered by a copy, as from a near cache
+// ([store.FreshReader]), only the load of a request may be stale, and for its own
+// user not even that: a second cookie, named as the first with "-v" behind, carries
+// the version last written, and a server whose copy is older reads the store. So
+// users read what they wrote on any server, once the answer to the write has
+// arrived. If that cookie is lost, or the change was made after the response had
+// begun, they may read older values within the copies' bound; no update is lost by
+// it.
+//
+// A session that was ended on another server is shown within that bound too, but
+// can change nothing. Wrap routes where that is not good enough with [Fresh], or
+// call [Session.Refresh]; [Manager.RequireRecentSignIn] does so by itself.
+//
 // # Housekeeping
 //
 // Expired sessions are never seen, but some stores keep them until they are told

@@ -67,24 +67,26 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		case err != nil:
 			afterFailure.wait(ctx, try)
 			continue
-		case rec.IsMarker():
-			if rec.Next != k {
-				next = rec.Next
-			}
-			return next, m.remove(ctx, k)
 		}
-		_, err = m.swap(ctx, k, rec.Version, markerFor(rec, k, []byte(why)))
+		next = store.Key{}
+		marker := rec // written again: whoever left it may not know that it stays
+		if !rec.IsMarker() {
+			marker = markerFor(rec, k, []byte(why))
+		} else if rec.Next != k {
+			next = rec.Next
+		}
+		_, err = m.swap(ctx, k, rec.Version, marker)
 		switch {
 		case err == nil:
 			// The marker alone ends the session; this is for tidiness.
 			if err := m.remove(ctx, k); err != nil {
 				m.log().WarnContext(ctx, "session: the marker of an ended session could not be removed; it stays until it expires", "error", err)
 			}
-			return store.Key{}, nil
+			return next, nil
 		case errors.Is(err, store.ErrNotFound):
-			return store.Key{}, nil
+			return next, nil
 		case errors.Is(err, store.ErrInvalid): // a record that no marker can follow
-			return store.Key{}, m.remove(ctx, k)
+			return next, m.remove(ctx, k)
 		case !errors.Is(err, store.ErrConflict):
 			return store.Key{}, err
 		}

@@ -10,6 +10,10 @@ import (
 // address (ASVS 7.5.1). Others get denied, which should ask for the password
 // again; if denied is nil, they get a 403. It belongs inside of
 // [Manager.Handler].
+//
+// Who would pass by a copy of the session is judged again by the session itself,
+// as [Session.Refresh] reads it, so that a revoked one does not pass. If the
+// store cannot be reached then, [Options.ErrorHandler] answers.
 func (m *Manager) RequireRecentSignIn(maxAge time.Duration, next, denied http.Handler) http.Handler {
 	if denied == nil {
 		denied = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -18,7 +22,11 @@ func (m *Manager) RequireRecentSignIn(maxAge time.Duration, next, denied http.Ha
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := m.From(r.Context())
-		if s.Owner() == "" || time.Since(s.SignedInAt()) > maxAge {
+		passes := func() bool { return s.Owner() != "" && time.Since(s.SignedInAt()) <= maxAge }
+		if passes() && !m.refreshed(w, r, s) {
+			return
+		}
+		if !passes() {
 			denied.ServeHTTP(w, r)
 			return
 		}

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -31,7 +32,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		id, hasID := m.cookie.read(r.Header)
+		id, seen, hasID := m.cookie.read(r.Header)
 		outer, _ := r.Context().Value(contextKey{}).(*Session)
 		if outer != nil && m.served(w, r, id) {
 			next.ServeHTTP(w, r)
@@ -45,7 +46,8 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		if hasID {
 			now := time.Now()
 			q.call = callContext{parent: &q.context, deadline: now.Add(m.opts.StoreTimeout)}
-			err := s.load(&q.call, id, now)
+			err := s.load(&q.call, id, seen, now)
+			s.tell()
 			q.call.stop()
 			if err != nil {
 				m.answerOutage(w, r, id, err)
@@ -88,10 +90,7 @@ func (m *Manager) HandleError(w http.ResponseWriter, r *http.Request, err error)
 // the request was to end the session: nobody may leave a shared computer signed
 // in because of an outage.
 func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format.ID, err error) {
-	if r.Context().Err() == nil { // else the client hung up, and the store is not to blame
-		m.log().ErrorContext(r.Context(), "session: load failed", "error", err)
-		m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
-	}
+	m.failedRead(r, err)
 	if m.opts.Logout != nil && m.opts.Logout(r) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), m.opts.StoreTimeout)
 		defer cancel()
@@ -103,39 +102,53 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 	m.opts.ErrorHandler(w, r, err)
 }
 
+// failedRead tells of a session that could not be read.
+func (m *Manager) failedRead(r *http.Request, err error) {
+	if r.Context().Err() != nil || !errors.Is(err, ErrUnavailable) {
+		return // the client hung up or asked for too much, and the store is not to blame
+	}
+	m.log().ErrorContext(r.Context(), "session: load failed", "error", err)
+	m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
+}
+
 // load fills s with the session of id. An ID that leads to no session leaves s
 // anonymous: it is never adopted, and its cookie not cleared, since a faster
 // request may just have replaced it. The error is an ErrUnavailable.
-func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
+func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now time.Time) error {
 	m, k := s.m, id.Key()
 	rec, err := m.store.Get(ctx, k)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
+	payload, err := m.open(id, k, rec, err)
+	if m.fresh != nil {
+		if m.mustReadThrough(k, seen, rec, payload, err, now) {
+			return s.loadFresh(ctx, id, seen, rec.Version, now)
+		}
+		s.mayBeCopy = true
 	}
-	if errors.Is(err, store.ErrCorrupt) {
+	return s.take(ctx, id, k, rec, payload, err, now)
+}
+
+// take makes s what a read under k, id's key, has found.
+func (s *Session) take(ctx context.Context, id format.ID, k store.Key, rec store.Record, payload format.Payload, err error, now time.Time) error {
+	m := s.m
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if s.mayBeCopy { // a logout asks the store itself
+			s.key = k
+		}
+		return nil
+	case errors.Is(err, store.ErrCorrupt):
 		s.skipDamaged(ctx, k, err)
 		return nil
-	}
-	if err != nil {
+	case err != nil:
+		// That includes a record of a newer program: to go on as anonymous would
+		// overwrite a session that other servers can read.
 		return unavailable(err)
-	}
-	if rec.IsMarker() { // dead, but a logout still ends what it leads to
+	case rec.IsMarker(): // dead, but a logout still ends what it leads to
 		s.key = k
 		return nil
-	}
-	payload, err := m.open(id, k, rec)
-	switch {
-	case errors.Is(err, format.ErrNewer):
-		// To go on as anonymous would overwrite a session that other servers
-		// can read.
-		return unavailable(err)
-	case err != nil:
-		s.skipDamaged(ctx, k, err)
-		return nil
-	}
-	if m.overdue(rec, payload.IdleTimeout, now) {
+	case m.overdue(rec, payload.IdleTimeout, now):
 		if err := m.remove(context.WithoutCancel(ctx), k); err != nil {
-			m.log().WarnContext(ctx, "session: could not remove a session that a shorter policy ended", "error", err)
+			s.warn(ctx, "could not remove a session that a shorter policy ended", "error", err)
 		}
 		return nil
 	}
@@ -149,12 +162,26 @@ func (s *Session) load(ctx context.Context, id format.ID, now time.Time) error {
 // for ever.
 func (s *Session) skipDamaged(ctx context.Context, k store.Key, err error) {
 	s.key = k
-	s.m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
-	s.m.observe(ctx, Event{Kind: EventCorrupt, Err: err})
+	s.note(func() {
+		s.m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
+	})
+	s.observe(ctx, Event{Kind: EventCorrupt, Err: err})
 }
 
-// open decodes the values of a record.
-func (m *Manager) open(id format.ID, k store.Key, rec store.Record) (format.Payload, error) {
+// open decodes the values of a record that a read under k has returned, with its
+// error. What is no record of ours is an ErrCorrupt, as from the store.
+func (m *Manager) open(id format.ID, k store.Key, rec store.Record, err error) (format.Payload, error) {
+	if err != nil || rec.IsMarker() {
+		return format.Payload{}, err
+	}
+	p, err := m.decode(id, k, rec)
+	if err != nil && !errors.Is(err, format.ErrNewer) {
+		err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	return p, err
+}
+
+func (m *Manager) decode(id format.ID, k store.Key, rec store.Record) (format.Payload, error) {
 	plain, err := format.Open(id, k, rec, m.opts.Unsealed)
 	if err != nil {
 		return format.Payload{}, err

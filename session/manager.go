@@ -16,7 +16,10 @@ import (
 // itself, so any number of processes may run one over the same store. It is
 // safe for concurrent use.
 type Manager struct {
-	store  store.Store
+	store store.Store
+	// fresh reads what is in the store where store.Get may answer from a copy; nil
+	// where it never does.
+	fresh  store.FreshReader
 	opts   Options
 	cookie transport
 	queues queues
@@ -32,11 +35,12 @@ func New(st store.Store, opts *Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	cookie, err := newCookieTransport(o.Cookie, o.InsecureCookie)
+	fresh, copies := store.As[store.FreshReader](st)
+	cookie, err := newCookieTransport(o.Cookie, o.InsecureCookie, copies)
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{store: st, opts: o, cookie: cookie}, nil
+	return &Manager{store: st, fresh: fresh, opts: o, cookie: cookie}, nil
 }
 
 // Policy returns the timeouts in force, for an app's documentation of them
@@ -92,7 +96,7 @@ func (m *Manager) Ping(ctx context.Context) error {
 	var err error
 	if p, ok := store.As[store.Pinger](m.store); ok {
 		err = p.Ping(ctx)
-	} else if _, err = m.store.Get(ctx, store.Key{}); errors.Is(err, store.ErrNotFound) {
+	} else if _, err = m.read(ctx, store.Key{}); errors.Is(err, store.ErrNotFound) {
 		err = nil
 	}
 	if err != nil {
@@ -176,13 +180,22 @@ func (m *Manager) call(ctx context.Context, f func(context.Context) error) error
 	return f(ctx)
 }
 
-// get reads the record under k.
+// get reads the record under k, never from a copy: only the load of a request
+// may be stale.
 func (m *Manager) get(ctx context.Context, k store.Key) (rec store.Record, err error) {
 	err = m.call(ctx, func(ctx context.Context) error {
-		rec, err = m.store.Get(ctx, k)
+		rec, err = m.read(ctx, k)
 		return err
 	})
 	return rec, err
+}
+
+// read is get without a deadline of its own.
+func (m *Manager) read(ctx context.Context, k store.Key) (store.Record, error) {
+	if m.fresh != nil {
+		return m.fresh.GetFresh(ctx, k)
+	}
+	return m.store.Get(ctx, k)
 }
 
 // remove deletes the record under k.

@@ -110,6 +110,7 @@ const (
 	EventLateChange  EventKind = "late_change"  // a change after the response began was lost
 	EventUnavailable EventKind = "unavailable"  // the store could not be reached
 	EventLarge       EventKind = "large"        // a session is over 4 KiB
+	EventStaleRead   EventKind = "stale_read"   // a copy lacked what its user had written; the store was read
 )
 
 const (

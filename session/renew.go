@@ -76,11 +76,17 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 		return s.broken
 	case in == nil && s.ended != nil:
 		return s.ended
-	case in == nil && !s.exists():
-		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 	defer cancel()
+	if !s.exists() && s.mayBeCopy { // it may be a copy alone that has no session
+		if err := s.refresh(ctx); err != nil {
+			return s.commitFailed(err)
+		}
+	}
+	if in == nil && !s.exists() {
+		return nil
+	}
 	if s.ended != nil { // it signs in all the same, but revives nothing
 		s.forget()
 	}
@@ -126,7 +132,7 @@ func (s *Session) adopt(id format.ID, rec store.Record, p format.Payload) {
 	s.ended, s.refused = nil, false
 	s.setBase(rec, p)
 	s.earlier = nil
-	s.cookie = cookieSet
+	s.cookie, s.tellSeen = cookieSet, true
 }
 
 // changesOwner reports whether in signs in somebody else than the owner.

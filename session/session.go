@@ -56,6 +56,8 @@ type Session struct {
 	cookie     cookieAction // what the browser must be told
 	headerSent bool         // and whether it is too late for that
 	finished   bool         // the handler has returned
+	mayBeCopy  bool         // what was loaded may not be the newest: see fresh.go
+	tellSeen   bool         // the browser must be told the version of base
 }
 
 func (s *Session) lock() { s.mu.Lock() }
@@ -66,6 +68,15 @@ func (s *Session) unlock() {
 	notes := s.notes
 	s.notes = nil
 	s.mu.Unlock()
+	for _, note := range notes {
+		note()
+	}
+}
+
+// tell runs what was noted while the session was loaded, when nobody else has it.
+func (s *Session) tell() {
+	notes := s.notes
+	s.notes = nil
 	for _, note := range notes {
 		note()
 	}
@@ -199,6 +210,7 @@ func (s *Session) setBase(rec store.Record, p format.Payload) {
 	s.rememberReads(p)
 	s.setFacts(rec, p)
 	s.resetChanges()
+	s.mayBeCopy = false
 }
 
 func (s *Session) resetChanges() {
@@ -212,6 +224,7 @@ func (s *Session) forget() {
 	s.earlier = nil
 	s.setFacts(store.Record{}, format.Payload{})
 	s.resetChanges()
+	s.mayBeCopy, s.tellSeen = false, false
 	if s.cookie == cookieSet {
 		s.cookie = cookieKeep
 	}
@@ -223,6 +236,7 @@ func (s *Session) endedBy(r Reason) error {
 	if s.ended == nil {
 		s.ended = &EndedError{Reason: r}
 	}
+	s.mayBeCopy = false
 	s.resetChanges()
 	return s.ended
 }
@@ -301,6 +315,9 @@ func (s *Session) putCookie(h http.Header) {
 		s.m.cookie.clear(h)
 	case s.cookie == cookieSet && s.exists():
 		s.m.cookie.write(h, s.id, s.base.Deadline)
+	}
+	if s.tellSeen && s.m.fresh != nil && s.exists() && s.ended == nil {
+		s.m.cookie.writeSeen(h, format.NewSeen(s.key, s.base.Version), s.base.Deadline)
 	}
 }
 

@@ -2,6 +2,7 @@ package formatcheck_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"go/parser"
@@ -31,7 +32,7 @@ func readDocument(t *testing.T) formatcheck.Vectors {
 		t.Fatal(err)
 	}
 	for name, n := range map[string]int{
-		"ids": len(v.IDs), "bad_ids": len(v.BadIDs), "records": len(v.Records), "refused": len(v.Refused), "flashes": len(v.Flashes),
+		"ids": len(v.IDs), "bad_ids": len(v.BadIDs), "seen": len(v.Seen), "bad_seen": len(v.BadSeen), "records": len(v.Records), "refused": len(v.Refused), "flashes": len(v.Flashes),
 	} {
 		if n < 5 {
 			t.Errorf("only %d %s in the document", n, name)
@@ -61,6 +62,24 @@ func TestIDs(t *testing.T) {
 	for _, text := range v.BadIDs {
 		if _, ok := formatcheck.ParseID(text); ok {
 			t.Errorf("%q is read as an ID", text)
+		}
+	}
+}
+
+func TestSeen(t *testing.T) {
+	v := readDocument(t)
+	for _, v := range v.Seen {
+		want := formatcheck.Seen{
+			Check:   formatcheck.SeenCheck([32]byte(v.Key)),
+			Version: binary.BigEndian.Uint64(v.Version),
+		}
+		if got, ok := formatcheck.ParseSeen(v.Text); !ok || got != want || want.Text() != v.Text {
+			t.Errorf("%s is read as %x, %t and written as %s", v.Text, got, ok, want.Text())
+		}
+	}
+	for _, text := range v.BadSeen {
+		if _, ok := formatcheck.ParseSeen(text); ok {
+			t.Errorf("%q is read as a version", text)
 		}
 	}
 }

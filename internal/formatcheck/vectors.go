@@ -11,6 +11,8 @@ import (
 type Vectors struct {
 	IDs     []IDVector      `json:"ids"`
 	BadIDs  []string        `json:"bad_ids"`
+	Seen    []SeenVector    `json:"seen"`
+	BadSeen []string        `json:"bad_seen"`
 	Records []RecordVector  `json:"records"`
 	Refused []RefusedVector `json:"refused"`
 	Flashes []FlashVector   `json:"flashes"`
@@ -22,6 +24,13 @@ type IDVector struct {
 	Text       string `json:"text"`
 	Key        Hex    `json:"key"`
 	SealingKey Hex    `json:"sealing_key"`
+}
+
+// SeenVector is what the second cookie says of a session and a version.
+type SeenVector struct {
+	Key     Hex    `json:"key"`
+	Version Hex    `json:"version"`
+	Text    string `json:"text"`
 }
 
 // RecordVector is a record that opens.

@@ -22,7 +22,7 @@ var caseNonce = [nonceSize]byte{0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 
 // vectorCases makes all vectors anew.
 func vectorCases() formatcheck.Vectors {
 	return formatcheck.Vectors{
-		IDs: idCases(), BadIDs: badIDCases(), Records: recordCases(), Refused: refusedCases(), Flashes: flashCases(),
+		IDs: idCases(), BadIDs: badIDCases(), Seen: seenCases(), BadSeen: badSeenCases(), Records: recordCases(), Refused: refusedCases(), Flashes: flashCases(),
 	}
 }
 

@@ -96,6 +96,8 @@ func changes(old, next formatcheck.Vectors) []string {
 	return slices.Concat(
 		changed(old.IDs, next.IDs, func(v formatcheck.IDVector) string { return "ID " + v.Text }),
 		changed(old.BadIDs, next.BadIDs, func(s string) string { return fmt.Sprintf("bad ID %q", s) }),
+		changed(old.Seen, next.Seen, func(v formatcheck.SeenVector) string { return "seen " + v.Text }),
+		changed(old.BadSeen, next.BadSeen, func(s string) string { return fmt.Sprintf("bad seen %q", s) }),
 		changed(old.Records, next.Records, func(v formatcheck.RecordVector) string { return "record " + v.Name }),
 		changed(old.Refused, next.Refused, func(v formatcheck.RefusedVector) string { return "refused " + v.Name }),
 		changed(old.Flashes, next.Flashes, func(v formatcheck.FlashVector) string { return "flash " + v.Name }),
@@ -122,6 +124,8 @@ func TestChangesAreSeen(t *testing.T) {
 		"an ID is gone":          func(v *formatcheck.Vectors) { v.IDs = v.IDs[1:] },
 		"an ID has another key":  func(v *formatcheck.Vectors) { v.IDs[0].Key[0] ^= 1 },
 		"a bad ID is gone":       func(v *formatcheck.Vectors) { v.BadIDs = v.BadIDs[1:] },
+		"a seen is gone":         func(v *formatcheck.Vectors) { v.Seen = v.Seen[1:] },
+		"a bad seen is gone":     func(v *formatcheck.Vectors) { v.BadSeen = v.BadSeen[1:] },
 		"a record is renamed":    func(v *formatcheck.Vectors) { v.Records[0].Name = "new" },
 		"a record reads another": func(v *formatcheck.Vectors) { v.Records[1].Payload.Unknown = []byte{1} },
 		"a record opens":         func(v *formatcheck.Vectors) { v.Refused[0].Want = "newer or not" },
