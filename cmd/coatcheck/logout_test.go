@@ -81,8 +81,10 @@ func (f *thief) mustLeaveTheCookie(t *testing.T, resp *http.Response, mayBegin b
 // A sign-out on one server ends the session on all of them, at once and for
 // ever: for requests in flight that would write it back, for a storm of others,
 // and on servers that start later.
-func TestSignOutEndsTheSessionOnEveryServer(t *testing.T) {
-	u := uptest.Start(t, "--workers", "3")
+func TestSignOutEndsTheSessionOnEveryServer(t *testing.T) { testSignOut(t) }
+
+func testSignOut(t *testing.T, args ...string) {
+	u := uptest.Start(t, append(args, "--workers", "3")...)
 	v := newVisitor(t, u, nil)
 	v.post("/login", url.Values{"user": {"alice"}, "password": {"demo"}})
 	v.post("/cart", url.Values{"sku": {"apple"}, "qty": {"50"}})

@@ -16,7 +16,8 @@ import (
 
 type serveCommand struct {
 	Listen         string        `help:"Address of the server. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Store          string        `help:"Where sessions are kept: sqlite:PATH, shared by the servers of this machine, or memory:, which no other server sees. The default is a SQLite file in the user's cache folder." placeholder:"URL"`
+	Store          string        `help:"Where sessions are kept: redis://HOST and the like (docs/operations.md), shared by all servers that name it; sqlite:PATH, shared by the servers of this machine; or memory:, which no other server sees. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
+	NearCache      bool          `help:"Keep copies of sessions in memory: most reads ask no store, and what other servers change is seen within a second."`
 	Name           string        `help:"Name of the server in X-Served-By. The default is made of the machine's name and the port." placeholder:"NAME"`
 	InsecureCookie bool          `help:"Use the development cookie, which browsers send over plain HTTP. Without it the balancer in front must speak HTTPS."`
 	NoMigrate      bool          `help:"Refuse a store whose schema is missing instead of setting it up."`
@@ -30,8 +31,14 @@ func (c *serveCommand) Validate() error {
 	if c.Supervised {
 		return nil
 	}
-	if _, err := storeurl.Parse(c.Store); err != nil {
+	u, err := storeurl.Parse(c.Store)
+	if err != nil {
 		return fmt.Errorf("--store: %w", err)
+	}
+	if c.NearCache {
+		if err := u.CheckNearCache(); err != nil {
+			return fmt.Errorf("--near-cache: %w", err)
+		}
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("--listen: %q is not host:port, as 127.0.0.1:8080", c.Listen)
@@ -56,6 +63,7 @@ func (c *serveCommand) Run(p *printer) error {
 		Name:           c.Name,
 		Listen:         c.Listen,
 		Store:          c.Store,
+		NearCache:      c.NearCache,
 		VerifyOnly:     c.NoMigrate,
 		Sweep:          true,
 		InsecureCookie: c.InsecureCookie,

@@ -14,6 +14,10 @@ func newShop(st store.Store, s worker.Site) (http.Handler, error) {
 		CookieName:     s.CookieName,
 		InsecureCookie: s.InsecureCookie,
 		Draining:       s.Draining,
-		Logger:         s.Logger,
+		Store: func() shop.StoreState {
+			st := s.StoreState()
+			return shop.StoreState{Breaker: st.Breaker, NearCache: st.NearCache}
+		},
+		Logger: s.Logger,
 	})
 }

@@ -100,7 +100,11 @@ func TestShoppersNeverNoticeKillsAndScaling(t *testing.T) {
 	if testing.Short() {
 		d = 8 * time.Second
 	}
-	u := uptest.Start(t, "--workers", "3")
+	testKillsAndScaling(t, d)
+}
+
+func testKillsAndScaling(t *testing.T, d time.Duration, args ...string) {
+	u := uptest.Start(t, append(args, "--workers", "3")...)
 	x := newTrouble(t, u)
 	r := shopThrough(t, u, 50, d, shopper.Options{Think: 200 * time.Millisecond}, func() {
 		for range 3 {

@@ -54,13 +54,18 @@ type Options struct {
 
 // Store is the state of the session store.
 type Store struct {
-	URL    string `json:"url"` // without credentials
-	Kind   string `json:"kind"`
-	Shared bool   `json:"shared"` // by all workers
+	URL  string `json:"url"` // without credentials
+	Kind string `json:"kind"`
+	// Topology is the kind and how its servers are arranged, as "redis cluster".
+	Topology string `json:"topology"`
+	Shared   bool   `json:"shared"` // by all workers
 	// State is "ok", "unavailable", or "unknown" for a store that only its
 	// worker can reach.
 	State string `json:"state"`
-	Error string `json:"error,omitzero"`
+	// Breaker is the state of the parent's own circuit around a store on the
+	// network. Each worker has one, too, whose state its /readyz tells.
+	Breaker string `json:"breaker,omitzero"`
+	Error   string `json:"error,omitzero"`
 }
 
 // Worker is one worker in the answer of GET /api/fleet.

@@ -25,12 +25,14 @@ func (s *shop) ready(w http.ResponseWriter, r *http.Request) {
 	answer := struct {
 		Status string `json:"status"`
 		Store  string `json:"store"`
-	}{"ready", "ok"}
+		StoreState
+	}{Status: "ready", Store: "ok"}
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
 	if err := s.sessions.Ping(ctx); err != nil {
 		answer.Store = "unavailable"
 	}
+	answer.StoreState = s.store() // after the ping, which the breaker counts
 	status := http.StatusOK
 	if s.draining() {
 		answer.Status, status = "draining", http.StatusServiceUnavailable

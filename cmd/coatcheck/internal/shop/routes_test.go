@@ -182,13 +182,20 @@ func TestLogoutOnEveryPage(t *testing.T) {
 
 func TestReadiness(t *testing.T) {
 	draining := false
-	h, err := shop.New(memstore.New(), "worker-1", &shop.Options{InsecureCookie: true, Draining: func() bool { return draining }})
+	h, err := shop.New(memstore.New(), "worker-1", &shop.Options{
+		InsecureCookie: true,
+		Draining:       func() bool { return draining },
+		Store:          func() shop.StoreState { return shop.StoreState{Breaker: "open", NearCache: "timed"} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := serveHandler(t, h)
 	v := f.visitor(t)
-	v.get("/readyz").want(t, http.StatusOK)
+	// An open breaker is for people to read, as an outage is.
+	if a := v.get("/readyz").want(t, http.StatusOK); a.body != `{"status":"ready","store":"ok","breaker":"open","near_cache":"timed"}`+"\n" {
+		t.Errorf("a ready server says %s", a.text())
+	}
 	draining = true
 	a := v.get("/readyz").want(t, http.StatusServiceUnavailable)
 	if !strings.Contains(a.body, `"draining"`) {

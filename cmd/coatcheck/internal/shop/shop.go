@@ -28,8 +28,18 @@ type Options struct {
 	// 503. If nil, it never is.
 	Draining func() bool
 
+	// Store returns what GET /readyz says of the store, besides whether it answers.
+	// If nil, it says nothing more.
+	Store func() StoreState
+
 	// Logger receives warnings and errors. If nil, slog.Default().
 	Logger *slog.Logger
+}
+
+// StoreState is what is around the store of a shop. What is "" is left out.
+type StoreState struct {
+	Breaker   string `json:"breaker,omitzero"`    // the state of its circuit
+	NearCache string `json:"near_cache,omitzero"` // how copies of sessions learn of changes
 }
 
 // serverName keeps a name harmless in a header, in a cookie and in a page.
@@ -45,7 +55,7 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	s := &shop{name: name, cookie: opts.CookieName, draining: opts.Draining, logger: opts.Logger}
+	s := &shop{name: name, cookie: opts.CookieName, draining: opts.Draining, store: opts.Store, logger: opts.Logger}
 	switch {
 	case s.cookie != "":
 	case opts.InsecureCookie:
@@ -55,6 +65,9 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	}
 	if s.draining == nil {
 		s.draining = func() bool { return false }
+	}
+	if s.store == nil {
+		s.store = func() StoreState { return StoreState{} }
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()
@@ -81,6 +94,7 @@ type shop struct {
 	cookie   string // the name of the session cookie
 	trail    trail
 	draining func() bool
+	store    func() StoreState
 	logger   *slog.Logger
 }
 

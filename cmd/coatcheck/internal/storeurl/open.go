@@ -13,6 +13,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/coatcheck/coatcheck/store/memstore"
+	"github.com/coatcheck/coatcheck/store/nearcache"
 	"github.com/coatcheck/coatcheck/store/sqlstore"
 	_ "github.com/ncruces/go-sqlite3/driver" // SQLite without cgo, as "sqlite3"
 )
@@ -24,25 +25,67 @@ const readers = 4
 // Opened is a store that is open, and what belongs to its set-up.
 type Opened struct {
 	Store   store.Store
+	kind    string
+	network *network         // nil if the store is on this machine
+	cache   *nearcache.Cache // nil if no copies are kept
 	check   func() error
 	verify  func(context.Context) error
 	migrate func(context.Context) error
 	close   func() error
 }
 
-// Open opens the store. Close it when done.
-//
-// A SQLite file that is missing is created, readable by its owner only, if
-// create is true; else it is an error. The schema is not looked at: see
-// [Opened.Prepare].
-func (u URL) Open(create bool) (*Opened, error) {
-	switch u.kind {
-	case memory:
-		return &Opened{Store: memstore.New()}, nil
-	case sqlite:
-		return u.openSQLite(create)
+// Options say how to open a store. The zero value is a good choice.
+type Options struct {
+	// Create makes a SQLite file that is missing, readable by its owner only. If
+	// false, that is an error.
+	Create bool
+	// Patient is for a server that must serve whatever becomes of its store: one
+	// on the network that cannot be reached is connected to when it can be, and
+	// until then its calls fail. If false, that is an error.
+	Patient bool
+	// NearCache keeps copies of sessions in memory for a second.
+	NearCache bool
+	// Logger is told when the store fails and when it is back. If nil,
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+// CheckNearCache returns an error that says what to do if copies of what is in
+// the store would be of no use.
+func (u URL) CheckNearCache() error {
+	if u.kind == memory {
+		return errors.New("memory: is in the server's own memory already, and copies of it gain nothing; leave the flag out")
 	}
-	return nil, errors.New("no store URL")
+	return nil
+}
+
+// Open opens the store. Close it when done. ctx bounds the wait for a server. The
+// schema is not looked at: see [Opened.Prepare].
+func (u URL) Open(ctx context.Context, opts Options) (o *Opened, err error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	switch {
+	case u.kind == memory:
+		o = &Opened{Store: memstore.New()}
+	case u.kind == sqlite:
+		o, err = u.openSQLite(opts.Create)
+	case u.network():
+		o, err = u.openNetwork(ctx, opts)
+	default:
+		err = errors.New("no store URL")
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.kind = u.Kind()
+	if opts.NearCache {
+		if o.cache, err = nearcache.New(o.Store, &nearcache.Options{Logger: opts.Logger}); err != nil {
+			return nil, errors.Join(err, o.Close())
+		}
+		o.Store = o.cache
+	}
+	return o, nil
 }
 
 func (u URL) openSQLite(create bool) (*Opened, error) {
@@ -130,7 +173,7 @@ func (o *Opened) Prepare(ctx context.Context, verifyOnly bool) (migrated bool, e
 	if problem == nil {
 		return false, nil
 	}
-	if verifyOnly {
+	if verifyOnly || o.migrate == nil {
 		return false, fmt.Errorf("the session store is not ready: %w", problem)
 	}
 	if err := o.migrate(ctx); err != nil {
@@ -174,6 +217,53 @@ func (o *Opened) Watch(ctx context.Context, logger *slog.Logger) {
 			logger.Info("the session store is back in its place")
 		}
 		lost = err != nil
+	}
+}
+
+// Run keeps the copies of a near cache fresh until ctx ends. Without one it only
+// waits.
+func (o *Opened) Run(ctx context.Context) {
+	if o.cache == nil {
+		<-ctx.Done()
+		return
+	}
+	_ = o.cache.Run(ctx) // only ever the context's error
+}
+
+// State is what there is to say of an open store beyond whether it answers.
+type State struct {
+	// Topology is the kind of the store and, on the network, how its servers are
+	// arranged, as "redis cluster".
+	Topology string
+	// Breaker is the state of the circuit around a store on the network: "closed",
+	// "open" or "half-open", or "connecting" before it was first reached.
+	Breaker string
+	// NearCache is how the copies that a process keeps learn of changes: "pushed",
+	// or "timed" by the second; or "off".
+	NearCache string
+}
+
+// State returns the state of the store. It asks no server.
+func (o *Opened) State() State {
+	s := State{Topology: o.kind, NearCache: "off"}
+	if o.network != nil {
+		s.Breaker = o.network.state()
+		s.Topology += " " + o.network.topology()
+	}
+	if o.cache != nil {
+		s.NearCache = "timed"
+		if o.cache.Stats().Pushing {
+			s.NearCache = "pushed"
+		}
+	}
+	return s
+}
+
+// Advise logs what a server should be set up better for sessions, once it is
+// connected. It returns when it has, or when ctx ends.
+func (o *Opened) Advise(ctx context.Context, logger *slog.Logger) {
+	if o.network != nil {
+		o.network.advise(ctx, logger)
 	}
 }
 

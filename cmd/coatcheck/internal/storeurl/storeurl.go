@@ -2,6 +2,7 @@
 //
 //	sqlite:PATH   a SQLite file, shared by all processes of this machine
 //	memory:       the memory of one process
+//	redis://HOST  Redis or Valkey, as package redisstore describes
 package storeurl
 
 import (
@@ -12,15 +13,18 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/coatcheck/coatcheck/store/redisstore"
 )
 
 // Supported is what messages say of the URLs that work.
-const Supported = "sqlite:PATH (a file that the processes of this machine share) or memory: (one process only, gone when it ends)"
+const Supported = "sqlite:PATH (a file that the processes of this machine share), redis://HOST (also rediss for TLS, valkey and valkeys; with +sentinel or +cluster) or memory: (one process only, gone when it ends)"
 
 // URL names a store. The zero value names none; [Parse] and [Default] make one.
 type URL struct {
 	kind kind
-	path string // absolute
+	path string // absolute; of SQLite
+	raw  string // of a store on the network: a secret
 	// private: the file is in a folder of our own, which may be created.
 	private bool
 }
@@ -31,14 +35,19 @@ const (
 	none kind = iota
 	sqlite
 	memory
+	redis
+	valkey
 )
 
 // unsupported are kinds of URLs that people may try. Only these are named in an
 // error: the first word of anything else may be part of a password.
 var unsupported = []string{
 	"dynamodb", "file", "mariadb", "mongodb", "mongodb+srv", "mysql", "postgres", "postgresql",
-	"redis", "rediss", "sqlite3", "valkey", "valkeys",
+	"sqlite3",
 }
+
+// redises are the kinds of URLs that package redisstore takes.
+var redises = map[string]kind{"redis": redis, "rediss": redis, "valkey": valkey, "valkeys": valkey}
 
 // Parse returns the URL written in s. "" is [Default]. Its errors say what is
 // supported and hold nothing of s, which may have a password in it.
@@ -47,6 +56,7 @@ func Parse(s string) (URL, error) {
 		return Default()
 	}
 	scheme, rest, ok := strings.Cut(s, ":")
+	base, _, _ := strings.Cut(scheme, "+")
 	switch {
 	case !ok:
 		return URL{}, fmt.Errorf("the store URL does not begin with its kind; supported are %s", Supported)
@@ -57,6 +67,11 @@ func Parse(s string) (URL, error) {
 		return URL{kind: memory}, nil
 	case scheme == "sqlite":
 		return parseSQLite(rest)
+	case redises[base] != none:
+		if err := redisstore.CheckURL(s, nil); err != nil {
+			return URL{}, errors.New(strings.TrimPrefix(err.Error(), "redisstore: ")) // the flag is named before it
+		}
+		return URL{kind: redises[base], raw: s}, nil
 	case slices.Contains(unsupported, scheme):
 		return URL{}, fmt.Errorf("stores of kind %q are not supported; supported are %s", scheme, Supported)
 	}
@@ -96,27 +111,42 @@ func Default() (URL, error) {
 
 // Shared reports whether several processes that open the URL see the same
 // sessions.
-func (u URL) Shared() bool { return u.kind == sqlite }
+func (u URL) Shared() bool { return u.kind == sqlite || u.network() }
 
-// Kind returns "sqlite" or "memory".
-func (u URL) Kind() string {
-	switch u.kind {
-	case sqlite:
-		return "sqlite"
-	case memory:
-		return "memory"
-	}
-	return "none"
-}
+// network reports whether the store is a server that can be away while we are
+// here.
+func (u URL) network() bool { return u.kind == redis || u.kind == valkey }
 
-// String returns the URL as it may be shown: without credentials.
+var kinds = [...]string{none: "none", sqlite: "sqlite", memory: "memory", redis: "redis", valkey: "valkey"}
+
+// Kind returns "sqlite", "memory", "redis" or "valkey".
+func (u URL) Kind() string { return kinds[u.kind] }
+
+// String returns the URL as it may be shown: without credentials. Of one on the
+// network that is the hosts, and the name of a primary and the number of a
+// database if they are in it.
 func (u URL) String() string {
-	if u.kind == sqlite {
+	switch {
+	case u.kind == sqlite:
 		return "sqlite:" + u.path
+	case u.network():
+		scheme, rest, _ := strings.Cut(u.raw, "://")
+		rest, _, _ = strings.Cut(rest, "?")
+		authority, path, _ := strings.Cut(rest, "/")
+		hosts := authority[strings.LastIndex(authority, "@")+1:]
+		return strings.TrimRight(scheme+"://"+hosts+"/"+path, "/")
 	}
 	return u.Kind() + ":"
 }
 
 // Raw returns the whole URL, credentials included, for [Parse] in another
 // process. It is not to be shown.
-func (u URL) Raw() string { return u.String() }
+func (u URL) Raw() string {
+	if u.network() {
+		return u.raw
+	}
+	return u.String()
+}
+
+// GoString keeps a URL out of what is printed for debugging.
+func (u URL) GoString() string { return fmt.Sprintf("storeurl.URL(%s)", u) }

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 
 func TestParseSaysWhatIsSupportedAndRepeatsNoPassword(t *testing.T) {
 	for _, in := range []string{
-		"hunter2", "hunter2:x@host/db", "redis://u:hunter2@host", "postgres://u:hunter2@host", "file:hunter2",
+		"hunter2", "hunter2:x@host/db", "postgres://u:hunter2@host", "file:hunter2",
 		"SQLITE:hunter2", " sqlite:hunter2", "://hunter2", "memory:hunter2", "sqlite://hunter2/x", "sqlite:", "sqlite::memory:?hunter2", "sqlite:a\x00hunter2",
 		"sqlite:a.db\nhunter2", "sqlite:hunter2\x1b[2J",
 	} {
@@ -92,7 +92,7 @@ func record(now time.Time) store.Record {
 
 func open(t *testing.T, u storeurl.URL, create bool) *storeurl.Opened {
 	t.Helper()
-	o, err := u.Open(create)
+	o, err := u.Open(t.Context(), storeurl.Options{Create: create})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestSQLiteIsSetUpOnceAndKeepsSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.Open(false); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, err := u.Open(t.Context(), storeurl.Options{Create: false}); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("Open without create on nothing: %v", err)
 	}
 	o := open(t, u, true)
@@ -185,7 +185,7 @@ func TestMemory(t *testing.T) {
 }
 
 func TestZeroURLOpensNothing(t *testing.T) {
-	if _, err := (storeurl.URL{}).Open(true); err == nil {
+	if _, err := (storeurl.URL{}).Open(t.Context(), storeurl.Options{}); err == nil {
 		t.Error("the zero URL opened something")
 	}
 }
@@ -196,7 +196,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	o, err := u.Open(true)
+	o, err := u.Open(context.Background(), storeurl.Options{Create: true})
 	if err != nil {
 		fmt.Println(err)
 		return

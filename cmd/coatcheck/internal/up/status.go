@@ -19,7 +19,7 @@ const statusInterval = 500 * time.Millisecond
 // showStatus keeps the status line of a terminal up to date until the function
 // that it returns is called. Without a terminal the one thing that must be known
 // is said once.
-func showStatus(out *console.Console, r Ready, workers *fleet.Fleet, bal *balancer.Balancer) (stop func()) {
+func showStatus(out *console.Console, r Ready, topology string, workers *fleet.Fleet, bal *balancer.Balancer) (stop func()) {
 	if !out.Live() {
 		if r.Insecure {
 			_, _ = fmt.Fprintf(out, "coatcheck: plain HTTP: the session cookie is the insecure development one, %s; for the strict one use --tls-cert and --tls-key\n", r.Cookie)
@@ -33,7 +33,7 @@ func showStatus(out *console.Console, r Ready, workers *fleet.Fleet, bal *balanc
 		defer tick.Stop()
 		for {
 			changed := workers.Changed()
-			out.SetStatus(statusLine(r, workers.Workers(), workers.Target(), bal.Status()), width())
+			out.SetStatus(statusLine(r, topology, workers.Workers(), workers.Target(), bal.Status()), width())
 			select {
 			case <-tick.C:
 			case <-changed:
@@ -58,7 +58,7 @@ func width() int {
 }
 
 // statusLine says what is going on, the most important first: it may be cut.
-func statusLine(r Ready, workers []fleet.Worker, target int, b balancer.Status) string {
+func statusLine(r Ready, topology string, workers []fleet.Worker, target int, b balancer.Status) string {
 	states := make(map[fleet.State]int)
 	for _, w := range workers {
 		states[w.State]++
@@ -72,6 +72,6 @@ func statusLine(r Ready, workers []fleet.Worker, target int, b balancer.Status) 
 	if r.Insecure {
 		parts = append(parts, "plain HTTP, insecure development cookie "+r.Cookie)
 	}
-	parts = append(parts, fmt.Sprintf("%d requests", b.Requests), fmt.Sprintf("%d in flight", b.InFlight), "Ctrl-C stops")
+	parts = append(parts, fmt.Sprintf("%d requests", b.Requests), fmt.Sprintf("%d in flight", b.InFlight), "sessions in "+topology, "Ctrl-C stops")
 	return strings.Join(parts, " · ")
 }

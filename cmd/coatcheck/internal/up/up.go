@@ -32,6 +32,7 @@ type Config struct {
 	Admin     string // of the admin interface; loopback
 	Workers   int
 	Store     storeurl.URL
+	NearCache bool   // workers keep copies of sessions in memory
 	NoMigrate bool   // refuse a missing schema instead of setting it up
 	TLSCert   string // files; both or none
 	TLSKey    string
@@ -73,6 +74,11 @@ func (c Config) Validate() error {
 	if err := c.checkShared(c.Workers); err != nil {
 		return fmt.Errorf("--store: %w", err)
 	}
+	if c.NearCache {
+		if err := c.Store.CheckNearCache(); err != nil {
+			return fmt.Errorf("--near-cache: %w", err)
+		}
+	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		return errors.New("--tls-cert and --tls-key go together: give both or none")
 	}
@@ -87,7 +93,7 @@ func (c Config) Validate() error {
 
 func (c Config) checkShared(workers int) error {
 	if workers > 1 && !c.Store.Shared() {
-		return fmt.Errorf("%v is the memory of one process: the other workers would not know its sessions, and visitors would lose theirs with every request; use one worker, or a store that they share: sqlite:PATH", c.Store)
+		return fmt.Errorf("%v is the memory of one process: the other workers would not know its sessions, and visitors would lose theirs with every request; use one worker, or a store that they share, as sqlite:PATH or redis://HOST", c.Store)
 	}
 	return nil
 }
@@ -138,6 +144,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 			Name:           name,
 			Listen:         "127.0.0.1:0",
 			Store:          c.Store.Raw(),
+			NearCache:      c.NearCache,
 			VerifyOnly:     true, // the parent has set it up
 			Sweep:          !c.Store.Shared(),
 			Secret:         secret,
@@ -196,7 +203,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	if err := ready(r); err != nil {
 		return err
 	}
-	stopStatus := showStatus(out, r, workers, bal)
+	stopStatus := showStatus(out, r, st.topology(), workers, bal)
 	defer stopStatus()
 
 	select {
@@ -300,12 +307,12 @@ func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore
 		return p, nil
 	}
 	var err error
-	if p.opened, err = c.Store.Open(!c.NoMigrate); err != nil {
+	if p.opened, err = c.Store.Open(ctx, storeurl.Options{Create: !c.NoMigrate, Logger: logger}); err != nil {
 		return nil, err
 	}
 	migrated, err := p.opened.Prepare(ctx, c.NoMigrate)
 	if err != nil {
-		if c.NoMigrate {
+		if c.NoMigrate && c.Store.Kind() == "sqlite" {
 			err = fmt.Errorf("%w; leave out --no-migrate to have it set up", err)
 		}
 		return nil, errors.Join(err, p.opened.Close())
@@ -320,6 +327,7 @@ func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore
 	var tended sync.WaitGroup
 	tended.Go(func() { _ = p.manager.Run(tending) }) // only ever the context's error
 	tended.Go(func() { p.opened.Watch(tending, logger) })
+	tended.Go(func() { p.opened.Advise(tending, logger) })
 	p.stop = func() { cancel(); tended.Wait() }
 	return p, nil
 }
@@ -340,8 +348,16 @@ func (p *parentStore) close() error {
 	return p.opened.Close()
 }
 
+// topology returns in words where the sessions are.
+func (p *parentStore) topology() string {
+	if p.opened == nil {
+		return p.url.Kind()
+	}
+	return p.opened.State().Topology
+}
+
 func (p *parentStore) status(ctx context.Context) admin.Store {
-	s := admin.Store{URL: p.url.String(), Kind: p.url.Kind(), Shared: p.url.Shared(), State: "unknown"}
+	s := admin.Store{URL: p.url.String(), Kind: p.url.Kind(), Topology: p.topology(), Shared: p.url.Shared(), State: "unknown"}
 	if p.manager == nil {
 		return s
 	}
@@ -349,5 +365,6 @@ func (p *parentStore) status(ctx context.Context) admin.Store {
 	if err := p.manager.Ping(ctx); err != nil {
 		s.State, s.Error = "unavailable", err.Error()
 	}
+	s.Breaker = p.opened.State().Breaker // which the ping may have changed
 	return s
 }

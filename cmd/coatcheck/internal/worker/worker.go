@@ -33,9 +33,11 @@ type Config struct {
 	Store string
 	// VerifyOnly refuses a store whose schema is missing instead of setting it up.
 	VerifyOnly bool
-	// Sweep removes expired sessions and tells if the store goes away. In a fleet
-	// the parent does that.
+	// Sweep removes expired sessions, and tells if the store goes away or is set up
+	// badly. In a fleet the parent does that.
 	Sweep bool
+	// NearCache keeps copies of sessions in the worker's memory for a second.
+	NearCache bool
 	// Secret, if not "", is what a request must carry to be answered (see
 	// [balancer.RequireSecret]).
 	Secret string
@@ -57,7 +59,9 @@ type Site struct {
 	InsecureCookie bool
 	// Draining reports whether the worker is about to stop: /readyz is then 503.
 	Draining func() bool
-	Logger   *slog.Logger
+	// StoreState returns what to say of the store, besides whether it answers.
+	StoreState func() storeurl.State
+	Logger     *slog.Logger
 }
 
 // App makes the web app that a worker serves, with its sessions in the store. Its
@@ -86,7 +90,8 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 		return fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}
 	defer ln.Close()
-	opened, err := u.Open(!c.VerifyOnly)
+	// With a store that is away, visitors without a session are served.
+	opened, err := u.Open(polite, storeurl.Options{Create: !c.VerifyOnly, Patient: true, NearCache: c.NearCache, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -106,7 +111,8 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	}
 	var draining atomic.Bool
 	h, err := app(opened.Store, Site{
-		Name: name, CookieName: cookie, InsecureCookie: c.InsecureCookie, Draining: draining.Load, Logger: logger,
+		Name: name, CookieName: cookie, InsecureCookie: c.InsecureCookie,
+		Draining: draining.Load, StoreState: opened.State, Logger: logger,
 	})
 	if err != nil {
 		return err
@@ -116,16 +122,18 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	}
 	srv := balancer.NewServer(h, logger)
 
+	tending, stop := context.WithCancel(now)
+	var tended sync.WaitGroup
+	defer func() { stop(); tended.Wait() }()
+	tended.Go(func() { opened.Run(tending) })
 	if c.Sweep {
 		manager, err := session.New(opened.Store, &session.Options{Logger: logger})
 		if err != nil {
 			return err
 		}
-		tending, stop := context.WithCancel(now)
-		var tended sync.WaitGroup
 		tended.Go(func() { _ = manager.Run(tending) }) // only ever the context's error
 		tended.Go(func() { opened.Watch(tending, logger) })
-		defer func() { stop(); tended.Wait() }()
+		tended.Go(func() { opened.Advise(tending, logger) })
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
