@@ -44,6 +44,21 @@ func converse(c net.Conn, timeout time.Duration, commands ...string) (line strin
 	return strings.TrimSpace(line), nil
 }
 
+// isPrimary reports whether the node says so of itself.
+func isPrimary(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	// The answer's first element, with its length and that of the whole before it.
+	got := make([]byte, len("*3\r\n$6\r\nmaster"))
+	io.WriteString(c, "ROLE\r\n")
+	io.ReadFull(c, got)
+	return strings.HasSuffix(string(got), "master")
+}
+
 func expect(t *testing.T, addr, want string, commands ...string) {
 	t.Helper()
 	got, err := ask(addr, patience, commands...)
@@ -269,4 +284,53 @@ func startOnce() error {
 		return err
 	}
 	return s.script.end()
+}
+
+// TestManyNodes kills a node of each kind that has several and waits for another
+// to take over: what the kinds are for.
+func TestManyNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	for _, c := range []struct {
+		kind, url           string
+		primaries, replicas int
+		sentinels           int
+	}{
+		{"redis-sentinel", "redis+sentinel://", 1, 2, 3},
+		{"redis-sentinel-tls", "rediss+sentinel://", 1, 2, 3},
+		{"redis-cluster", "redis+cluster://", 3, 3, 0},
+		{"redis-cluster-tls", "rediss+cluster://", 3, 3, 0},
+	} {
+		t.Run(c.kind, func(t *testing.T) {
+			s := Start(t, c.kind, nil)
+			count := map[string]int{}
+			for _, n := range s.Nodes {
+				count[n.Role]++
+			}
+			if count["primary"] != c.primaries || count["replica"] != c.replicas || count["sentinel"] != c.sentinels {
+				t.Errorf("got %v, want %d primaries, %d replicas and %d Sentinels", count, c.primaries, c.replicas, c.sentinels)
+			}
+			if !strings.HasPrefix(s.URL, c.url) {
+				t.Errorf("the URL is %q, want %s…", s.URL, c.url)
+			}
+			if s.TLS != nil {
+				return // isPrimary does not speak it
+			}
+			s.Kill(t, "node-1")
+			await(t, "another primary", func() bool {
+				primaries := 0
+				for _, n := range s.Nodes[1:] {
+					if n.Role == "sentinel" {
+						continue
+					}
+					if isPrimary(n.Addr) {
+						primaries++
+					}
+				}
+				return primaries == c.primaries
+			})
+			s.Restart(t, "node-1")
+		})
+	}
 }
