@@ -55,6 +55,9 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: %w", err)
 	}
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
 	if d, ok := ctx.Deadline(); ok {
 		co.Dialer.Timeout = min(co.Dialer.Timeout, max(time.Until(d), time.Millisecond))
 	}

@@ -1,0 +1,181 @@
+package redisstore
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/coatcheck/coatcheck/store"
+	"github.com/redis/rueidis"
+)
+
+// reply returns the error that a client makes of text as a server's answer to a
+// GET. The server is a line of protocol: which answers a real one gives is tested
+// in module integration.
+func reply(t *testing.T, text string) error {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go refuse(c, text)
+		}
+	}()
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{l.Addr().String()}, ForceSingleClient: true, DisableCache: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	err = client.Do(t.Context(), client.B().Get().Key("k").Build()).Error()
+	if _, ok := rueidis.IsRedisErr(err); !ok {
+		t.Fatalf("the client says %v; want the answer %q", err, text)
+	}
+	return err
+}
+
+func refuse(c net.Conn, text string) {
+	defer c.Close()
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		// How many words, the length of the first, the first.
+		if !strings.HasPrefix(lines.Text(), "*") || !lines.Scan() || !lines.Scan() {
+			continue
+		}
+		answer := "+OK\r\n"
+		switch lines.Text() {
+		case "HELLO":
+			answer = "%1\r\n+proto\r\n:3\r\n"
+		case "GET":
+			answer = "-" + text + "\r\n"
+		}
+		if _, err := io.WriteString(c, answer); err != nil {
+			return
+		}
+	}
+}
+
+// TestAnswersAreExplained: what the server says is passed on with what to do about
+// it, and without what it quotes of our arguments, which may be keys.
+func TestAnswersAreExplained(t *testing.T) {
+	for _, c := range []struct {
+		answer string
+		want   string
+		never  string
+	}{
+		{"NOAUTH Authentication required.", "put it into the URL", "\x00"},
+		{"WRONGPASS invalid username-password pair or user is disabled.", "the user or the password is wrong", "\x00"},
+		{"ERR invalid password", "the user or the password is wrong", "\x00"},
+		{"NOPERM this user has no permissions to run the 'get' command", "documentation of redisstore", "\x00"},
+		{"OOM command not allowed when used memory > 'maxmemory'.", "more memory", "\x00"},
+		{"READONLY You can't write against a read only replica.", "connect to the primary", "\x00"},
+		{"MISCONF Redis is configured to save RDB snapshots", "see its log", "\x00"},
+		{"ERR unknown command 'EVALSHA', with args beginning with: 'hash' '1' 'coatcheck:s:SECRET' ", "unknown command 'EVALSHA'", "SECRET"},
+		{"ERR unknown command `EVALSHA`, with args beginning with: `hash`, `1`, `coatcheck:s:SECRET`, ", "unknown command `EVALSHA`", "SECRET"},
+		{"ERR unknown subcommand 'x' with args beginning with: 'SECRET'", "unknown subcommand", "SECRET"},
+		{"SOMETHING new", "SOMETHING new", "\x00"},
+	} {
+		t.Run(c.answer[:8], func(t *testing.T) {
+			got := readError(t.Context(), "get", reply(t, c.answer))
+			if text := got.Error(); !strings.HasPrefix(text, "redisstore: get: ") || !strings.Contains(text, c.want) || strings.Contains(text, c.never) {
+				t.Errorf("%q is passed on as %q; want something with %q and without %q", c.answer, text, c.want, c.never)
+			}
+			if err := offline(t, nil).writeError(t.Context(), "replace", reply(t, c.answer)); errors.Is(err, store.ErrAmbiguous) {
+				t.Errorf("%v; want no ErrAmbiguous, for the server has refused", err)
+			}
+		})
+	}
+}
+
+func TestWrongTypeIsDamage(t *testing.T) {
+	err := reply(t, "WRONGTYPE Operation against a key holding the wrong kind of value script: 1234, on @user_script:10.")
+	for _, got := range []error{readError(t.Context(), "get", err), offline(t, nil).writeError(t.Context(), "touch", err)} {
+		if !errors.Is(got, store.ErrCorrupt) || errors.Is(got, store.ErrAmbiguous) {
+			t.Errorf("a key of another type is %v; want ErrCorrupt", got)
+		}
+	}
+}
+
+// TestOpenOutcomes: only a write that has certainly not reached the server is not
+// ambiguous.
+func TestOpenOutcomes(t *testing.T) {
+	dial := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: syscall.ECONNRESET}
+	for _, c := range []struct {
+		err  error
+		open bool
+	}{
+		{dial, false},
+		{fmt.Errorf("wrapped: %w", dial), false},
+		{notBegun{context.Canceled}, false},
+		{plaintextError("redis.example.com:6379"), false},
+		{store.ErrNotFound, false},
+		{store.ErrConflict, false},
+		{store.ErrCorrupt, false},
+		{reset, true},
+		{io.EOF, true},
+		{context.DeadlineExceeded, true},
+		{context.Canceled, true},
+		{errAnswer, true},
+		{store.ErrUnconfirmed, true},
+	} {
+		plain := offline(t, nil).writeError(t.Context(), "replace", c.err)
+		if got := errors.Is(plain, store.ErrAmbiguous); got != c.open {
+			t.Errorf("%v becomes %v: ambiguous %v; want %v", c.err, plain, got, c.open)
+		}
+		if !errors.Is(plain, c.err) {
+			t.Errorf("%v is lost in %v", c.err, plain)
+		}
+		waits := offline(t, &Options{MinReplicas: 1}).writeError(t.Context(), "replace", c.err)
+		if got := errors.Is(waits, store.ErrUnconfirmed); got != c.open {
+			t.Errorf("with MinReplicas, %v becomes %v: unconfirmed %v; want %v", c.err, waits, got, c.open)
+		}
+	}
+	if offline(t, nil).writeError(t.Context(), "replace", nil) != nil || readError(t.Context(), "get", nil) != nil {
+		t.Error("success became an error")
+	}
+}
+
+func TestAdviceOnConnections(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{x509.UnknownAuthorityError{}, "ca=FILE"},
+		{x509.HostnameError{Certificate: &x509.Certificate{}, Host: "redis.example.com"}, "servername=NAME"},
+		{x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}, "expired"},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, "does not speak TLS"},
+		{&net.OpError{Op: "remote error", Err: tls.AlertError(116)}, "client certificate"},
+		{io.EOF, "rediss"},
+	} {
+		err := readError(t.Context(), "get", fmt.Errorf("client: %w", c.err))
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v; want something about %s", err, c.want)
+		}
+		if seen[err.Error()] {
+			t.Errorf("two causes have the same error %v", err)
+		}
+		seen[err.Error()] = true
+	}
+	if err := readError(ended, "get", io.ErrUnexpectedEOF); !errors.Is(err, context.Canceled) || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v; want the context's error and the connection's", err)
+	}
+}
