@@ -77,7 +77,7 @@ func newServer(t *testing.T) (*idle, *httptest.Server) {
 			return balancer.Status{Requests: 7, Upstreams: []balancer.UpstreamStatus{{Name: "worker-1", Requests: 5, InFlight: 2}}}
 		},
 		Store: func(context.Context) admin.Store {
-			return admin.Store{URL: "sqlite:/s.db", Kind: "sqlite", State: "ok"}
+			return admin.Store{URL: "redis+cluster://a,b", Kind: "redis", Topology: "redis cluster", Shared: true, State: "ok", Breaker: "half-open"}
 		},
 	}))
 	t.Cleanup(s.Close)
@@ -249,7 +249,7 @@ func TestFleetShowsWorkersWithTheirRequests(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Workers) != 2 || got.Balancer["requests"] != 7.0 || got.Store["kind"] != "sqlite" {
+	if len(got.Workers) != 2 || got.Balancer["requests"] != 7.0 || got.Store["topology"] != "redis cluster" || got.Store["breaker"] != "half-open" {
 		t.Fatalf("GET /api/fleet: %s", body)
 	}
 	want := map[string]any{
@@ -336,6 +336,9 @@ func TestPage(t *testing.T) {
 	resp, body := send(t, s, "GET", "/", "", "", authorized())
 	if resp.StatusCode != 200 || !strings.Contains(body, "worker-&lt;2&gt;") {
 		t.Fatalf("the page is %s, or does not escape what it shows", resp.Status)
+	}
+	if want := "Sessions: redis&#43;cluster://a,b (redis cluster), ok, circuit half-open."; !strings.Contains(body, want) {
+		t.Errorf("the page does not say %q of the store", want)
 	}
 	style := regexp.MustCompile(`(?s)<style>(.*)</style>`).FindStringSubmatch(body)
 	if style == nil {
