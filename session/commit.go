@@ -251,7 +251,8 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 // only server that has them may be about to die. Then they are written again,
 // onto themselves, until the store confirms that, or falls back behind them, or
 // time is up. If somebody has built on them meanwhile, nobody can tell whether
-// that was before or after such a fall: ErrAmbiguous.
+// that was before or after such a fall: ErrAmbiguous. A store that confirms nothing
+// is as good as away, so that is ErrUnavailable as well.
 func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store.Record, lost error) (newer store.Record, err error) {
 	unconfirmed := errors.Is(lost, store.ErrUnconfirmed)
 	unread := context.DeadlineExceeded
@@ -292,6 +293,9 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 		case lost != nil && !rec.IsMarker():
 			// Mine may have been stored and built upon. (A marker would still be
 			// there: nothing replaces one.)
+			if unconfirmed {
+				return store.Record{}, outcomeOpen(lost, nil)
+			}
 			return store.Record{}, ErrAmbiguous
 		default:
 			return cur, store.ErrConflict
