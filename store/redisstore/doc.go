@@ -19,6 +19,14 @@
 // as MinReplicas counts, or let Sentinel choose the one that is furthest, as it
 // does. Reads may see a write that is not yet confirmed. Touch does not wait.
 //
+// With one replica for each primary, a failover leaves the new one without any: no
+// write is confirmed until the dead server is back. Two replicas and MinReplicas 1
+// go on at once.
+//
+// Never let a server that keeps nothing on disk be restarted by itself within the
+// time that a failover takes: it comes back as an empty primary, and its replicas
+// follow it into emptiness. Everybody is signed out then.
+//
 // A primary that is cut off from the others, and not dead, takes writes until it
 // notices. Set min-replicas-to-write on the servers so that it stops.
 //
@@ -48,7 +56,7 @@
 //	  +get +set +getrange +setrange +pexpireat +pttl +del
 //	  +zadd +zscore +zrange +zrem +zremrangebyscore
 //	  +eval +evalsha +scan +ping +wait +hello +auth +select
-//	  +client|setname +client|setinfo +client|tracking +cluster|slots
+//	  +client|setname +client|tracking +cluster|slots
 //
 // In a Redis before 7.0, which has no rights for parts of a command, write +client
 // and +cluster. [Store.Inspect] also wants +info, +config|get, +acl|whoami and
