@@ -18,7 +18,7 @@ lint: ## format check, tidy check, vet and staticcheck, as a workspace and modul
 fmt: ## format every Go file with gofumpt
 	@scripts/gate fmt
 
-bench: ## the session benchmarks, summarised by benchstat (COUNT=6 runs of each)
+bench: ## the session benchmarks, summarised by benchstat (COUNT=6), and the peers side by side (ROUNDS=5)
 	@scripts/gate bench
 
 cover: ## statement coverage of our packages by all tests, into .cache/cover.html

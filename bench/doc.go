@@ -1,2 +1,0 @@
-// Package bench compares Coatcheck with its peers, side by side in one run.
-package bench

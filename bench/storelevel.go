@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/coatcheck/coatcheck/store"
+	"github.com/coatcheck/coatcheck/store/redisstore"
+)
+
+// Writes below the sessions: compare-and-swap of a record, and a plain SET of as
+// many bytes. Workers have keys of their own, so that every write succeeds.
+
+const dataSize = 230 // what the values of a session take when sealed
+
+// openCAS replaces records in the store.
+func openCAS(ctx context.Context, url string) (*app, error) {
+	st, err := redisstore.OpenURL(ctx, url, &redisstore.Options{Prefix: "cas:"})
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	record := func(version uint64) store.Record {
+		return store.Record{Version: version, Created: now, Deadline: now.Add(absolute), Expires: now.Add(idle), Data: data}
+	}
+	versions := make([]uint64, maxSessions)
+	return &app{
+		signIn: func(ctx context.Context, i int) (string, error) {
+			versions[i] = 1
+			return "", st.Create(ctx, numberKey(i), record(1))
+		},
+		write: func(worker int) op {
+			return func(i int, _ string) ([]byte, error) {
+				i = own(i, worker)
+				old := versions[i]
+				err := st.Replace(ctx, numberKey(i), old, record(old+1))
+				if err == nil {
+					versions[i]++
+				}
+				return nil, err
+			}
+		},
+		close: func() { _ = st.Close() },
+	}, nil
+}
+
+// openSET writes with SET and a time to live.
+func openSET(ctx context.Context, url string) (*app, error) {
+	client, err := newClient(url, 0)
+	if err != nil {
+		return nil, err
+	}
+	const header = 60 // of a record
+	value := string(append(random(header), data...))
+	set := func(i int) error {
+		return client.Do(ctx, client.B().Set().Key(fmt.Sprintf("set:%043d", i)).Value(value).Px(idle).Build()).Error()
+	}
+	return &app{
+		signIn: func(_ context.Context, i int) (string, error) { return "", set(i) },
+		write:  func(worker int) op { return func(i int, _ string) ([]byte, error) { return nil, set(own(i, worker)) } },
+		close:  client.Close,
+	}, nil
+}
+
+const maxSessions = 100_000
+
+var data = random(dataSize)
+
+// own returns a number near i that is the worker's, and not above the highest
+// session if there is one for each worker.
+func own(i, worker int) int { return max(i/concurrency-1, 0)*concurrency + worker }
+
+func numberKey(i int) store.Key {
+	return store.Key([]byte(fmt.Sprintf("%032d", i)))
+}

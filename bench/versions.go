@@ -1,0 +1,83 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+)
+
+type version struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+}
+
+// measured are the modules whose versions matter to the results.
+var measured = []string{
+	"github.com/alexedwards/scs/v2",
+	"github.com/alexedwards/scs/goredisstore",
+	"github.com/alexedwards/scs/redisstore",
+	"github.com/gorilla/sessions",
+	"github.com/boj/redistore",
+	"github.com/gofiber/fiber/v3",
+	"github.com/gofiber/storage/redis/v3",
+	"github.com/redis/go-redis/v9",
+	"github.com/gomodule/redigo",
+	"github.com/redis/rueidis",
+}
+
+func versions(s *server) []version {
+	all := []version{{"server", s.version}}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if slices.Contains(measured, m.Path) {
+				all = append(all, version{m.Path, m.Version})
+			}
+		}
+	}
+	return append(all, nodeVersions()...)
+}
+
+func nodeVersions() []version {
+	root, err := repository()
+	if err != nil {
+		return nil
+	}
+	out, err := exec.Command("node", "--version").Output()
+	if err != nil {
+		return nil
+	}
+	all := []version{{"node", strings.TrimSpace(string(out))}}
+	var lock struct {
+		Packages map[string]struct {
+			Version      string            `json:"version"`
+			Dependencies map[string]string `json:"dependencies"`
+		} `json:"packages"`
+	}
+	text, err := os.ReadFile(filepath.Join(root, "bench", "node", "package-lock.json"))
+	if err != nil || json.Unmarshal(text, &lock) != nil {
+		return all
+	}
+	for name := range lock.Packages[""].Dependencies {
+		all = append(all, version{name + " (npm)", lock.Packages["node_modules/"+name].Version})
+	}
+	slices.SortFunc(all[1:], func(a, b version) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// cpuModel is the processor's name, where the system tells.
+func cpuModel() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
