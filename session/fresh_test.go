@@ -355,6 +355,20 @@ func TestSeenCookie(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a session that ends after a commit", func(t *testing.T) {
+		_, _, servers := near(t, nil)
+		b := newBrowser(t)
+		b.signIn(servers[0], "alice")
+		resp := b.do(servers[0], func(s *session.Session) {
+			check(t, count.Set(s, 2))
+			check(t, s.Commit(t.Context()))
+			_ = must(servers[0].RevokeAll(t.Context(), "alice"))(t)
+			check(t, count.Set(s, 3))
+		})
+		if len(set(resp)) > 0 {
+			t.Errorf("the response sets %v; that of a faster sign-in would be overwritten", set(resp))
+		}
+	})
 	t.Run("a refused commit after one that went well", func(t *testing.T) {
 		_, _, servers := near(t, &session.Options{MaxSize: 100})
 		b := newBrowser(t)
