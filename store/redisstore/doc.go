@@ -55,7 +55,7 @@
 //	ACL SETUSER app on >PASSWORD ~PREFIX* resetchannels -@all
 //	  +get +set +getrange +setrange +pexpireat +pttl +del
 //	  +zadd +zscore +zrange +zrem +zremrangebyscore
-//	  +eval +evalsha +scan +ping +wait +hello +auth +select
+//	  +eval +evalsha +scan +ping +wait +role +hello +auth +select
 //	  +client|setname +client|tracking +cluster|slots
 //
 // In a Redis before 7.0, which has no rights for parts of a command, write +client

@@ -86,12 +86,18 @@ func (s *Store) stillEntered(ctx context.Context, k store.Key, r store.Record) e
 	return err
 }
 
-// leaveConflict takes back an entry whose record turned out to be somebody
-// else's.
+// leaveConflict mends an entry whose record turned out to be another than the one
+// that was to be created: somebody else's, or one with a later deadline.
 func (s *Store) leaveConflict(ctx context.Context, owner string, e entry) {
 	r, err := s.Get(ctx, e.key)
-	if err == nil && r.Owner != owner {
+	if err != nil {
+		return
+	}
+	if r.Owner != owner {
 		_ = s.forget(ctx, owner, e) // else it is pruned when somebody looks
+	} else {
+		now := time.Now()
+		_ = s.enter(ctx, owner, newEntry(e.key, r.Deadline, now), now)
 	}
 }
 

@@ -57,7 +57,9 @@ const (
 )
 
 // Store is a [store.Store] in Redis or Valkey. All of its methods are safe for
-// concurrent use.
+// concurrent use. Give their contexts deadlines, as package session does: the
+// client repeats reads for as long as they last, and a server that has stopped
+// holds up a write that waits for replicas.
 type Store struct {
 	client  rueidis.Client
 	opts    Options

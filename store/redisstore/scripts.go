@@ -152,9 +152,9 @@ return {ms(v, 11) > tonumber(ARGV[1]) and 1 or 0, string.sub(v, 46, 45 + string.
 	// deleteOwned removes the record if it is of the owner ARGV[2] and its handle
 	// is not one of those that follow. It returns what it found.
 	deleteOwnedScript = newScript(prelude + `
-local v = redis.call('GETRANGE', KEYS[1], 0, 299)
+local v = redis.pcall('GETRANGE', KEYS[1], 0, 299)
 if v == '' then return 0 end
-if not readable(v) then return 1 end
+if type(v) == 'table' or not readable(v) then return 1 end
 if string.sub(v, 46, 45 + string.byte(v, 45)) ~= ARGV[2] then return 0 end
 local handle = string.sub(v, 29, 44)
 for i = 3, #ARGV do

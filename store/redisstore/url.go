@@ -186,6 +186,7 @@ func parseURL(raw string, o *Options) (co rueidis.ClientOption, err error) {
 		o.encrypted = encryptionOn
 	}
 	co.ClientName = "coatcheck"
+	co.ClientSetInfo = rueidis.DisableClientSetInfo // a right that Redis 7.0 cannot name
 	co.ForceSingleClient = !sch.sentinel && !sch.cluster
 	co.DisableCache = true // package nearcache does that, for every store
 	co.Dialer = net.Dialer{Timeout: dialTimeout, KeepAlive: time.Second}
