@@ -192,6 +192,7 @@ func parseURL(raw string, o *Options) (co rueidis.ClientOption, err error) {
 	co.Dialer = net.Dialer{Timeout: dialTimeout, KeepAlive: time.Second}
 	co.Sentinel.Dialer = co.Dialer
 	co.ConnWriteTimeout = answerLimit
+	co.PipelineMultiplex = -1 // one connection: what shares one shares system calls
 	co.ReadBufferEachConn, co.WriteBufferEachConn = bufferSize, bufferSize
 	co.BlockingPoolSize = maxWaits + 16
 	co.ClusterOption.ShardsRefreshInterval = topologyLook
