@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -230,17 +229,23 @@ func TestRedisMinReplicas(t *testing.T) {
 // app, word by word.
 func redisACL(t testing.TB, user, password, prefix string) []string {
 	t.Helper()
+	_, rest, ok := strings.Cut(redisDoc(t), "//\tACL SETUSER app ")
+	if !ok {
+		t.Fatal("the documentation of redisstore has no line that begins ACL SETUSER app")
+	}
+	rule, _, _ := strings.Cut(rest, "\n//\n")
+	text := strings.NewReplacer("//\t", " ", "PASSWORD", password, "PREFIX", prefix).Replace(rule)
+	return append([]string{"ACL", "SETUSER", user, "reset"}, strings.Fields(text)...)
+}
+
+// redisDoc returns the documentation of package redisstore.
+func redisDoc(t testing.TB) string {
+	t.Helper()
 	doc, err := os.ReadFile("../store/redisstore/doc.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, ok := bytes.Cut(doc, []byte("//\tACL SETUSER app "))
-	if !ok {
-		t.Fatal("the documentation of redisstore has no line that begins ACL SETUSER app")
-	}
-	rule, _, _ := bytes.Cut(rest, []byte("\n//\n"))
-	text := strings.NewReplacer("//\t", " ", "PASSWORD", password, "PREFIX", prefix).Replace(string(rule))
-	return append([]string{"ACL", "SETUSER", user, "reset"}, strings.Fields(text)...)
+	return string(doc)
 }
 
 // redisRestrict makes a user with just those rights, and more, on every node, and

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/redis/rueidis"
@@ -58,7 +59,7 @@ func isContract(err error) bool {
 // notSent reports whether err says that nothing has reached a server.
 func notSent(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op == "dial" || is[notBegun](err) || errors.Is(err, errPlaintext)
+	return ok && op.Op == "dial" || is[handshakeError](err) || is[notBegun](err) || errors.Is(err, errPlaintext)
 }
 
 var errWrongType = fmt.Errorf("%w: the key holds no string; something else writes under this prefix", store.ErrCorrupt)
@@ -128,9 +129,11 @@ func explain(ctx context.Context, err error) error {
 	case is[tls.RecordHeaderError](err):
 		what = "the server does not speak TLS on this port"
 	case isRemote(err):
-		what = "the server refused the TLS connection: it may want a client certificate (cert=FILE and key=FILE in the URL), or not accept this one"
+		what = refusedTLS
+	case is[handshakeError](err) && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		what = "the server has not answered in TLS: it does not speak it on this port, or is stuck"
 	case errors.Is(err, io.EOF):
-		what = "the server closed the connection; if it wants TLS, use a URL that begins with rediss"
+		what = closedPlaintext
 	}
 	if what != "" {
 		err = fmt.Errorf("%w: %s", err, what)
@@ -139,6 +142,25 @@ func explain(ctx context.Context, err error) error {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
+}
+
+const (
+	refusedTLS      = "the server refused the TLS connection: it may want a client certificate (cert=FILE and key=FILE in the URL), or not accept this one"
+	closedPlaintext = "the server closed the connection; if it wants TLS, use a URL that begins with rediss"
+)
+
+// connectError is explain for a first connection. A server that closes it at once
+// does not like how it is spoken to; what it says of that can be lost with the
+// connection.
+func connectError(ctx context.Context, err error, encrypted bool) error {
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || encrypted && errors.Is(err, io.EOF) {
+		what := closedPlaintext
+		if encrypted {
+			what = refusedTLS
+		}
+		return fmt.Errorf("%w: %s", err, what)
+	}
+	return explain(ctx, err)
 }
 
 // isRemote reports whether err is an alert that the other side of a TLS

@@ -122,6 +122,7 @@ func TestOpenOutcomes(t *testing.T) {
 	}{
 		{dial, false},
 		{fmt.Errorf("wrapped: %w", dial), false},
+		{handshakeError{context.DeadlineExceeded}, false},
 		{notBegun{context.Canceled}, false},
 		{plaintextError("redis.example.com:6379"), false},
 		{store.ErrNotFound, false},
@@ -164,6 +165,7 @@ func TestAdviceOnConnections(t *testing.T) {
 		{x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}, "expired"},
 		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, "does not speak TLS"},
 		{&net.OpError{Op: "remote error", Err: tls.AlertError(116)}, "client certificate"},
+		{handshakeError{context.DeadlineExceeded}, "has not answered in TLS"},
 		{io.EOF, "rediss"},
 	} {
 		err := readError(t.Context(), "get", fmt.Errorf("client: %w", c.err))

@@ -63,7 +63,7 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 	}
 	client, err := rueidis.NewClient(co)
 	if err != nil {
-		return nil, fmt.Errorf("redisstore: connect to %s: %w", strings.Join(co.InitAddress, ", "), explain(ctx, err))
+		return nil, fmt.Errorf("redisstore: connect to %s: %w", strings.Join(co.InitAddress, ", "), connectError(ctx, err, co.TLSConfig != nil))
 	}
 	s, err := New(client, &o)
 	if err != nil {
@@ -376,11 +376,38 @@ func loopback(addr string) bool {
 func dialer(plaintext bool) func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 	return func(ctx context.Context, addr string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
 		if c != nil {
-			return (&tls.Dialer{NetDialer: d, Config: c}).DialContext(ctx, "tcp", addr)
+			return dialTLS(ctx, addr, d, c)
 		}
 		if !plaintext && !loopback(addr) {
 			return nil, plaintextError(addr)
 		}
 		return d.DialContext(ctx, "tcp", addr)
 	}
+}
+
+// handshakeError is that of a connection that TLS has not come to stand on:
+// nothing of ours was sent on it.
+type handshakeError struct{ error }
+
+func (e handshakeError) Unwrap() error { return e.error }
+
+// dialTLS is what [tls.Dialer] does, with an error that tells a server that does
+// not speak TLS, and waits for more, from one that cannot be reached.
+func dialTLS(ctx context.Context, addr string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if c.ServerName == "" {
+		c = c.Clone()
+		c.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	conn := tls.Client(raw, c)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, handshakeError{err}
+	}
+	return conn, nil
 }
