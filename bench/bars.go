@@ -11,6 +11,8 @@ type bar struct {
 	Want string `json:"want"`
 	Got  string `json:"got"`
 	Met  bool   `json:"met"`
+	// Busy is true if that cannot be told: others had too much of the machine.
+	Busy bool `json:"busy,omitempty"`
 }
 
 // bars judges what was measured; what was not is left out.
@@ -18,7 +20,7 @@ func bars(res *results) []bar {
 	var all []bar
 	rate := func(what string, a, b *rowResult, least float64) {
 		if got := ratio(a, b, func(m measurement) float64 { return m.Rate }); got > 0 {
-			all = append(all, bar{what, fmt.Sprintf("at least %g", least), fmt.Sprintf("%.2f", got), got >= least})
+			all = append(all, bar{What: what, Want: fmt.Sprintf("at least %g", least), Got: fmt.Sprintf("%.2f", got), Met: got >= least})
 		}
 	}
 	rate("read, to scs on go-redis", res.find("read", coatcheck), res.find("read", scsGoRedis), 5.5)
@@ -28,14 +30,18 @@ func bars(res *results) []bar {
 	rate("read with the near cache, to scs on go-redis", res.find("read", near), res.find("read", scsGoRedis), 20)
 	if r := res.find("read", near); r != nil {
 		const most = 3500 * time.Nanosecond
-		all = append(all, bar{"read with the near cache, p50", "at most " + brief(most), brief(r.P50), r.P50 <= most})
+		all = append(all, bar{What: "read with the near cache, p50", Want: "at most " + brief(most), Got: brief(r.P50), Met: r.P50 <= most})
 	}
 	for _, n := range []string{"1", "8"} {
 		a, b := res.find("delay-"+n, delayed(coatcheck, 0)), res.find("delay-"+n, delayed(bareGET, 0))
 		if got := ratio(a, b, func(m measurement) float64 { return float64(m.P50) }); got > 0 {
-			all = append(all, bar{"p50 of a read, " + n + " at once, to a bare GET's", "at most 1.25", fmt.Sprintf("%.2f", got), got <= 1.25})
+			all = append(all, bar{What: "p50 of a read, " + n + " at once, to a bare GET's", Want: "at most 1.25", Got: fmt.Sprintf("%.2f", got), Met: got <= 1.25})
 		}
 	}
+	for i := range all {
+		all[i].Busy = res.Others > quiet
+	}
+	// Memory is the same on a busy machine.
 	var ours, theirs float64
 	for _, m := range res.Memory {
 		switch m.Peer {
@@ -47,8 +53,8 @@ func bars(res *results) []bar {
 	}
 	if ours > 0 && theirs > 0 {
 		all = append(all, bar{
-			"memory of a session on the server, owner index counted",
-			fmt.Sprintf("at most scs's %.0f bytes", theirs), fmt.Sprintf("%.0f bytes", ours), ours <= theirs,
+			What: "memory of a session on the server, owner index counted",
+			Want: fmt.Sprintf("at most scs's %.0f bytes", theirs), Got: fmt.Sprintf("%.0f bytes", ours), Met: ours <= theirs,
 		})
 	}
 	return all

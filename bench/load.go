@@ -22,6 +22,8 @@ type measurement struct {
 	Allocs float64       `json:"allocations_per_request"` // of this process
 	CPU    time.Duration `json:"cpu_ns_per_request"`      // of the process that serves, the load included where that is this one
 	Server time.Duration `json:"server_cpu_ns_per_request"`
+	// Others is the part of the machine's processors that other programs had.
+	Others float64 `json:"others"`
 }
 
 // drive runs a page for that long, with so many workers, each picking sessions at
@@ -36,14 +38,18 @@ func drive(ctx context.Context, a *app, serverCPU func() (time.Duration, error),
 	if appCPU == nil {
 		appCPU = func() (time.Duration, error) { return cpuTime(), nil }
 	}
-	used := func() (app, server time.Duration, err error) {
+	used := func() (app, server, others time.Duration, err error) {
 		app, err = appCPU()
 		if err == nil {
 			server, err = serverCPU()
 		}
-		return app, server, err
+		others = machineTime() - server - cpuTime()
+		if a.cpu != nil {
+			others -= app
+		}
+		return app, server, others, err
 	}
-	app, server, err := used()
+	app, server, others, err := used()
 	if err != nil {
 		return measurement{}, err
 	}
@@ -56,7 +62,7 @@ func drive(ctx context.Context, a *app, serverCPU func() (time.Duration, error),
 		return measurement{}, err
 	}
 	runtime.ReadMemStats(&after)
-	appEnd, serverEnd, err := used()
+	appEnd, serverEnd, othersEnd, err := used()
 	if err != nil {
 		return measurement{}, err
 	}
@@ -68,6 +74,7 @@ func drive(ctx context.Context, a *app, serverCPU func() (time.Duration, error),
 		Allocs: float64(after.Mallocs-before.Mallocs) / n,
 		CPU:    time.Duration(float64(appEnd-app) / n),
 		Server: time.Duration(float64(serverEnd-server) / n),
+		Others: max(0, (othersEnd-others).Seconds()/took.Seconds()/float64(runtime.NumCPU())),
 	}, nil
 }
 

@@ -24,6 +24,7 @@ func writeReport(w io.Writer, res *results) error {
 		"{{bars}}", barTable(res),
 		"{{memory}}", memoryTable(res),
 		"{{missing}}", missing(res),
+		"{{others}}", others(res),
 		"{{bytes}}", strconv.Itoa(len(user(0)) + len(userName) + len(cartJSON)),
 		"{{record}}", strconv.Itoa(dataSize),
 		"{{sessions}}", thousands(float64(res.Settings.Sessions)),
@@ -50,7 +51,7 @@ func writeTables(w io.Writer, res *results) error {
 	if len(res.Bars) > 0 {
 		b.WriteString("\n" + barTable(res))
 	}
-	_, err := io.WriteString(w, b.String()+missing(res))
+	_, err := io.WriteString(w, b.String()+missing(res)+"\n"+others(res)+"\n")
 	return err
 }
 
@@ -74,7 +75,10 @@ func barTable(res *results) string {
 	b.WriteString("| what | wanted | measured | |\n|---|---|--:|---|\n")
 	for _, x := range res.Bars {
 		met := "met"
-		if !x.Met {
+		switch {
+		case x.Busy:
+			met = "the machine was too busy to tell"
+		case !x.Met:
 			met = "**not met**"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", x.What, x.Want, x.Got, met)
@@ -93,6 +97,19 @@ func memoryTable(res *results) string {
 		fmt.Fprintf(&b, "| %s | %.0f | %s |\n", m.Peer, m.Bytes, index)
 	}
 	return b.String()
+}
+
+// quiet is how much of the machine others may have before it matters.
+const quiet = 0.05
+
+func others(res *results) string {
+	share := fmt.Sprintf("%.0f %%", 100*res.Others)
+	if res.Others > quiet {
+		return "**Other programs had " + share + " of the machine's processors meanwhile** (median\n" +
+			"over all measurements): rates are too low, latencies and the ranges too large, and\n" +
+			"ratios are rough. Repeat it on a quiet machine."
+	}
+	return "Other programs had " + share + " of the machine's processors meanwhile (median over\nall measurements)."
 }
 
 func missing(res *results) string {

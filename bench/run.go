@@ -36,6 +36,8 @@ type results struct {
 	Memory   []memoryResult  `json:"memory"`
 	Bars     []bar           `json:"bars"`
 	Missing  []string        `json:"missing,omitempty"`
+	// Others is the median of the measurements' Others, 0 where it is not known.
+	Others float64 `json:"others"`
 }
 
 type sectionResult struct {
@@ -117,9 +119,14 @@ func run(ctx context.Context, set settings, progress io.Writer) (*results, error
 			}
 		}
 	}
+	var every []measurement
 	for i := range res.Sections {
 		summarise(&res.Sections[i])
+		for _, r := range res.Sections[i].Rows {
+			every = append(every, r.rounds...)
+		}
 	}
+	res.Others = median(every, func(m measurement) float64 { return m.Others })
 	res.Bars = bars(res)
 	return res, nil
 }
