@@ -46,6 +46,8 @@ type transport interface {
 	writeSeen(h http.Header, seen format.Seen, deadline time.Time)
 	// clear makes the browser forget both.
 	clear(http.Header)
+	// clearSeen makes it forget the version.
+	clearSeen(http.Header)
 }
 
 // cookieTransport is the transport by cookie.
@@ -162,13 +164,18 @@ func (t *cookieTransport) put(h http.Header, name, value string, deadline time.T
 }
 
 func (t *cookieTransport) clear(h http.Header) {
-	c := t.template
-	c.MaxAge = -1
-	t.set(h, &c)
+	t.expire(h, t.template.Name)
 	if t.seenName != "" {
-		c.Name = t.seenName
-		t.set(h, &c)
+		t.clearSeen(h)
 	}
+}
+
+func (t *cookieTransport) clearSeen(h http.Header) { t.expire(h, t.seenName) }
+
+func (t *cookieTransport) expire(h http.Header, name string) {
+	c := t.template
+	c.Name, c.MaxAge = name, -1
+	t.set(h, &c)
 }
 
 // set puts the cookie in place of one that the same response set before, and

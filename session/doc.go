@@ -44,12 +44,14 @@
 // user not even that: a second cookie, named as the first with "-v" behind, carries
 // the version last written, and a server whose copy is older reads the store. So
 // users read what they wrote on any server, once the answer to the write has
-// arrived. If that cookie is lost, or the change was made after the response had
+// arrived. If that cookie is lost, answers to parallel requests arrive out of order,
+// or the change was made after the response had
 // begun, they may read older values within the copies' bound; no update is lost by
 // it.
 //
 // A session that was ended on another server is shown within that bound too, but
-// can change nothing. Wrap routes where that is not good enough with [Fresh], or
+// the session takes no change. What a handler does elsewhere in its owner's name it
+// does: wrap routes where that is not good enough with [Fresh], or
 // call [Session.Refresh]; [Manager.RequireRecentSignIn] does so by itself.
 //
 // # Housekeeping

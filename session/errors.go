@@ -91,8 +91,8 @@ func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, 
 
 // StatusCode returns the HTTP status that answers err: 503 for ErrUnavailable,
 // 409 Conflict for ErrEnded, ErrConflict and ErrRefused, else 500. An
-// ErrAmbiguous of a store that answers is a 500: a 503 invites a retry, which
-// could apply the change twice.
+// ErrAmbiguous of a store that answers, and confirms what it has, is a 500: a 503
+// invites a retry, which could apply the change twice.
 func StatusCode(err error) int {
 	switch {
 	case errors.Is(err, ErrUnavailable):

@@ -54,9 +54,9 @@ func (m *Manager) refreshed(w http.ResponseWriter, r *http.Request, s *Session) 
 // Refresh reads the session from the store itself, if what was loaded may be a
 // copy. Changes that this request has made are kept: they are applied to what
 // was read. A session that has ended meanwhile becomes an anonymous one, whose
-// cookie is not cleared, as when it is loaded; if this request has changed it,
-// that is ErrEnded. With a store that has no copies, and after a commit or
-// another Refresh, it does nothing.
+// cookie is not cleared, as when it is loaded; if this request has changed it, or
+// has learned already that it ended, that is ErrEnded. With a store that has no
+// copies, and after a commit or another Refresh, it does nothing.
 //
 // It waits at most [Options.StoreTimeout] and returns ErrUnavailable, after which
 // the session is as it was, or what [Session.Commit] returns when changes do not
@@ -64,7 +64,10 @@ func (m *Manager) refreshed(w http.ResponseWriter, r *http.Request, s *Session) 
 func (s *Session) Refresh(ctx context.Context) error {
 	s.lock()
 	defer s.unlock()
-	if !s.mayBeCopy {
+	switch {
+	case s.ended != nil: // a touch finds that out without a word
+		return s.ended
+	case !s.mayBeCopy:
 		return nil
 	}
 	if err := s.closed(); err != nil {
@@ -137,8 +140,9 @@ func (s *Session) loadFresh(ctx context.Context, id format.ID, seen format.Seen,
 	if err := s.take(ctx, id, k, rec, payload, err, now); err != nil {
 		return err
 	}
-	// If the store itself has lost what was seen, as in a failover, the browser
-	// learns of it, or each of its requests would read through.
-	s.tellSeen = s.exists() && lacks(rec, seen) && seen.Names(k)
+	// If the store itself does not have what was seen, since the session has ended
+	// or a failover has lost it, the browser learns of it, or each of its requests
+	// would read through. The cookie with the ID stays: see load.
+	s.tellSeen = seen.Names(k) && (!s.exists() || lacks(rec, seen))
 	return nil
 }

@@ -841,3 +841,52 @@ func (p pingless) Delete(ctx context.Context, k store.Key) (bool, error) {
 }
 
 var _ store.FreshReader = (*copies)(nil)
+
+// TestGuardAfterKnownEnd: who has learned from a commit that the session has ended
+// does not pass a guard by the values that are still there.
+func TestGuardAfterKnownEnd(t *testing.T) {
+	for route, wrap := range map[string]func(m *session.Manager, h http.Handler) http.Handler{
+		"Fresh":          func(m *session.Manager, h http.Handler) http.Handler { return m.Fresh(h) },
+		"recent sign-in": func(m *session.Manager, h http.Handler) http.Handler { return m.RequireRecentSignIn(time.Hour, h, nil) },
+	} {
+		t.Run(route, func(t *testing.T) {
+			_, _, servers := near(t, nil)
+			b := newBrowser(t)
+			b.signIn(servers[0], "alice")
+			_, _ = b.look(servers[1])
+			_ = must(servers[0].RevokeAll(t.Context(), "alice"))(t)
+			resp := b.send(servers[1], func(w http.ResponseWriter, r *http.Request) {
+				s := servers[1].From(r.Context())
+				check(t, count.Set(s, 1))
+				if err := s.Commit(r.Context()); !errors.Is(err, session.ErrEnded) {
+					t.Fatalf("Commit by the copy of a revoked session: %v, want ErrEnded", err)
+				}
+				wrap(servers[1], http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+					t.Errorf("the guarded handler ran for %q, whose session is known to be revoked", s.Owner())
+				})).ServeHTTP(w, r)
+			})
+			if resp.StatusCode != http.StatusConflict {
+				t.Errorf("the answer is %d, want 409", resp.StatusCode)
+			}
+		})
+	}
+}
+
+// TestDeadCookieReadsThroughOnce: the browser of a session that has ended keeps its
+// ID, but what it has seen is gone for good, so that copies serve it from then on.
+func TestDeadCookieReadsThroughOnce(t *testing.T) {
+	_, _, servers := near(t, nil)
+	b := newBrowser(t)
+	b.signIn(servers[0], "alice")
+	_ = must(servers[0].RevokeAll(t.Context(), "alice"))(t)
+	if b.seen() == "" {
+		t.Fatal("the browser has no second cookie: the test has lost its reach")
+	}
+	b.take(b.send(servers[1], func(http.ResponseWriter, *http.Request) {}))
+	if b.seen() != "" {
+		t.Error("the browser keeps the version of a session that has ended: each of its requests reads the store")
+	}
+	if len(b.jar.Cookies(site)) != 1 {
+		t.Errorf("the browser has %d cookies, want the ID alone", len(b.jar.Cookies(site)))
+	}
+}

@@ -55,6 +55,9 @@ func (m *Manager) Sessions(ctx context.Context, owner string) ([]Info, error) {
 
 // Revoke ends the session of owner with that handle, on every server, and
 // reports whether there was one. A renewal that is under way does not save it.
+// After ErrUnavailable it may be that the session is ended, and that a store whose
+// replicas have not confirmed it brings it back in a failover: calling again finds
+// nothing then, and only [Manager.RevokeAll] makes sure.
 // It returns ErrUnavailable or ErrNoOwnerIndex.
 func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.CommitTimeout)

@@ -57,7 +57,7 @@ type Session struct {
 	headerSent bool         // and whether it is too late for that
 	finished   bool         // the handler has returned
 	mayBeCopy  bool         // what was loaded may not be the newest: see fresh.go
-	tellSeen   bool         // the browser must be told the version of base
+	tellSeen   bool         // the browser must be told the version of base, or that there is none
 }
 
 func (s *Session) lock() { s.mu.Lock() }
@@ -316,7 +316,11 @@ func (s *Session) putCookie(h http.Header) {
 	case s.cookie == cookieSet && s.exists():
 		s.m.cookie.write(h, s.id, s.base.Deadline)
 	}
-	if s.tellSeen && s.m.fresh != nil && s.exists() && s.ended == nil {
+	switch {
+	case !s.tellSeen || s.m.fresh == nil:
+	case !s.exists() && s.cookie == cookieKeep:
+		s.m.cookie.clearSeen(h)
+	case s.exists() && s.ended == nil:
 		s.m.cookie.writeSeen(h, format.NewSeen(s.key, s.base.Version), s.base.Deadline)
 	}
 }
