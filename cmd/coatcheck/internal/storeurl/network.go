@@ -56,8 +56,12 @@ func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 	o := &Opened{Store: n, network: n}
 	err := n.connect(ctx)
 	if err == nil {
-		o.verify = n.try
 		o.close = n.link.Load().store.Close
+		if !opts.Patient {
+			o.verify = n.try
+		} else if err := n.try(ctx); err != nil {
+			n.logger.Error("the session store answers, but a session could not be kept; requests with one may get 503", "store", u, "error", err)
+		}
 		return o, nil
 	}
 	if !opts.Patient {
@@ -92,7 +96,9 @@ func (n *network) connect(ctx context.Context) error {
 	}
 	b, err := breaker.New(st, &breaker.Options{OnStateChange: (&circuits{logger: n.logger}).change})
 	if err != nil {
-		return errors.Join(err, st.Close())
+		err = errors.Join(err, st.Close())
+		n.problem.Store(&err)
+		return err
 	}
 	n.link.Store(&link{st, b})
 	close(n.connected)
