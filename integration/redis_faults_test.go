@@ -189,7 +189,7 @@ func redisToxic(t testing.TB, p *toxiproxy.Proxy, json string) {
 // TestRedisLostAnswers: a write that took effect, and whose answer never came, is
 // ErrAmbiguous: no conflict with itself by a hidden second attempt, and no absence.
 func TestRedisLostAnswers(t *testing.T) {
-	srv := testserver.Shared(t, "redis")
+	srv := testserver.Start(t, "redis", nil) // in which nobody else flushes scripts
 	f := redisFix(t, srv)
 	for _, c := range []struct {
 		name string
@@ -278,6 +278,7 @@ func redisEventually(t testing.TB, what string, done func() bool) {
 
 // TestRedisUnreachable: a write that has not reached a server is not ambiguous.
 func TestRedisUnreachable(t *testing.T) {
+	t.Parallel()
 	srv := testserver.Start(t, "redis", nil)
 	s := redisOpen(t, srv.URL, nil)
 	srv.Kill(t, "node-1")
@@ -364,7 +365,7 @@ func TestRedisEveryKeyEnds(t *testing.T) {
 // TestRedisTTLFollowsExpiry: the key's end moves with the record's, by every
 // method, and not back by a touch.
 func TestRedisTTLFollowsExpiry(t *testing.T) {
-	srv := testserver.Shared(t, "redis")
+	srv := redisShared(t, "redis")
 	f := redisFix(t, srv)
 	ctx := t.Context()
 	k, r := numberedKey(1), redisSession(1, "alice")
@@ -696,6 +697,7 @@ func TestRedisListWhileWriting(t *testing.T) {
 // TestRedisRefusals: a server that takes no writes says why, and the write is
 // neither ambiguous nor a conflict.
 func TestRedisRefusals(t *testing.T) {
+	t.Parallel()
 	seen := map[string]string{}
 	check := func(t *testing.T, name, want string, s *redisstore.Store) {
 		t.Helper()
@@ -730,7 +732,7 @@ func TestRedisRefusals(t *testing.T) {
 		}
 	})
 	t.Run("replica", func(t *testing.T) {
-		srv := testserver.Shared(t, "redis-sentinel")
+		srv := redisShared(t, "redis-sentinel")
 		prefix := redisPrefix()
 		redisMust(t, "Create", redisOpen(t, srv.URL, &redisstore.Options{Prefix: prefix, MinReplicas: 2, ReplicaTimeout: 10 * time.Second}).
 			Create(t.Context(), numberedKey(1), redisSession(1, "")))
@@ -764,6 +766,7 @@ func TestRedisRefusals(t *testing.T) {
 // TestRedisSilence: a server that has stopped is no absence and no conflict, and
 // holds a caller no longer than their deadline.
 func TestRedisSilence(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string]*redisstore.Options{"plain": nil, "MinReplicas": {MinReplicas: 1, ReplicaTimeout: 100 * time.Millisecond}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -99,6 +99,7 @@ func TestRedisInspectIsDocumented(t *testing.T) {
 
 // TestRedisInspectEveryPrimary: in a cluster one bad server is enough.
 func TestRedisInspectEveryPrimary(t *testing.T) {
+	t.Parallel()
 	srv := testserver.Start(t, "redis-cluster", nil)
 	s := redisOpen(t, srv.URL, nil)
 	if f := redisInspect(t, s)["eviction"]; f.Severity != store.SeverityOK {

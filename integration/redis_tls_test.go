@@ -32,7 +32,7 @@ func redisBadURL(t *testing.T, rawURL, secret string) string {
 // to do.
 func TestRedisConnectionErrors(t *testing.T) {
 	const password, wrong = "right-pw-1", "hunter2"
-	tlsServer := testserver.Shared(t, "redis-tls")
+	tlsServer := redisShared(t, "redis-tls")
 	tlsAddr := tlsServer.Nodes[0].Addr
 	plain := testserver.Start(t, "redis", &testserver.Options{Password: password})
 	addr := plain.Nodes[0].Addr

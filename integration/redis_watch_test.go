@@ -135,6 +135,7 @@ func TestRedisWatch(t *testing.T) {
 
 // TestRedisWatchEnds: whatever makes that changes may be missed ends it.
 func TestRedisWatchEnds(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"redis", "redis-cluster"} {
 		if testing.Short() && kind != "redis" {
 			continue
@@ -159,7 +160,7 @@ func TestRedisWatchEnds(t *testing.T) {
 				w := redisStartWatch(t, s)
 				redisDo(t, primary, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 				w.ended(t, "CLIENT KILL")
-				redisStartWatch(t, s) // and can be taken up again
+				redisEventually(t, "Watch to be taken up again", func() bool { return redisTryWatch(t, s) != nil })
 			})
 			t.Run("the server stops", func(t *testing.T) {
 				w := redisStartWatch(t, s)
@@ -207,6 +208,7 @@ func TestRedisWatchFailover(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
+	t.Parallel()
 	t.Run("sentinel", func(t *testing.T) {
 		t.Parallel()
 		srv := testserver.Start(t, "redis-sentinel", nil)

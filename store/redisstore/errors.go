@@ -132,8 +132,6 @@ func explain(ctx context.Context, err error) error {
 		what = refusedTLS
 	case is[handshakeError](err) && errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		what = "the server has not answered in TLS: it does not speak it on this port, or is stuck"
-	case errors.Is(err, io.EOF):
-		what = closedPlaintext
 	}
 	if what != "" {
 		err = fmt.Errorf("%w: %s", err, what)
@@ -153,7 +151,7 @@ const (
 // does not like how it is spoken to; what it says of that can be lost with the
 // connection.
 func connectError(ctx context.Context, err error, encrypted bool) error {
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || encrypted && errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		what := closedPlaintext
 		if encrypted {
 			what = refusedTLS

@@ -166,7 +166,6 @@ func TestAdviceOnConnections(t *testing.T) {
 		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, "does not speak TLS"},
 		{&net.OpError{Op: "remote error", Err: tls.AlertError(116)}, "client certificate"},
 		{handshakeError{context.DeadlineExceeded}, "has not answered in TLS"},
-		{io.EOF, "rediss"},
 	} {
 		err := readError(t.Context(), "get", fmt.Errorf("client: %w", c.err))
 		if !strings.Contains(err.Error(), c.want) {
@@ -176,6 +175,17 @@ func TestAdviceOnConnections(t *testing.T) {
 			t.Errorf("two causes have the same error %v", err)
 		}
 		seen[err.Error()] = true
+	}
+	for _, closed := range []error{io.EOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, &net.OpError{Op: "write", Err: syscall.EPIPE}} {
+		if err := connectError(t.Context(), closed, false); !errors.Is(err, closed) || !strings.Contains(err.Error(), "rediss") {
+			t.Errorf("a plaintext connection that is closed at once: %v; want something about TLS", err)
+		}
+		if err := connectError(t.Context(), closed, true); !errors.Is(err, closed) || !strings.Contains(err.Error(), "client certificate") {
+			t.Errorf("a TLS connection that is closed at once: %v; want something about certificates", err)
+		}
+		if err := readError(t.Context(), "get", closed); strings.Contains(err.Error(), "TLS") {
+			t.Errorf("a connection that breaks later: %v; want no advice about TLS, which it had", err)
+		}
 	}
 	if err := readError(ended, "get", io.ErrUnexpectedEOF); !errors.Is(err, context.Canceled) || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%v; want the context's error and the connection's", err)
