@@ -43,8 +43,11 @@ func (s *Store) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 		keys, all := w.keys, w.all
 		w.keys, w.all = nil, false
 		s.mu.Unlock()
-		if all {
+		switch {
+		case all:
 			keys = nil
+		case len(keys) == 0: // told already, with what came before the last wake
+			continue
 		}
 		changed(keys)
 	}

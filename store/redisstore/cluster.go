@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,13 +19,14 @@ type node struct {
 	client rueidis.Client
 }
 
-// primaries returns the servers that hold the records, by address.
-func (s *Store) primaries(ctx context.Context) ([]node, error) {
+// primaries returns the servers that hold the records, by address, and in a cluster
+// a text that is another when slots have moved.
+func (s *Store) primaries(ctx context.Context) (list []node, layout string, err error) {
 	nodes := s.client.Nodes()
 	if s.cluster {
-		addrs, err := s.slotOwners(ctx)
-		if err != nil {
-			return nil, err
+		var addrs map[string]bool
+		if addrs, layout, err = slotOwners(ctx, nodes); err != nil {
+			return nil, "", err
 		}
 		for addr := range nodes {
 			if !addrs[addr] {
@@ -32,43 +34,63 @@ func (s *Store) primaries(ctx context.Context) ([]node, error) {
 			}
 		}
 		if len(nodes) != len(addrs) {
-			return nil, fmt.Errorf("the cluster has %d primaries, of which %d are known here: it is changing", len(addrs), len(nodes))
+			return nil, "", fmt.Errorf("the cluster has %d primaries, of which %d are known here: it is changing", len(addrs), len(nodes))
 		}
 	}
-	list := make([]node, 0, len(nodes))
 	for _, addr := range slices.Sorted(maps.Keys(nodes)) {
 		list = append(list, node{addr, nodes[addr]})
 	}
-	return list, nil
+	return list, layout, nil
 }
 
-// slotOwners asks the cluster for the addresses of its primaries.
-func (s *Store) slotOwners(ctx context.Context) (map[string]bool, error) {
-	ranges, err := s.client.Do(ctx, s.client.B().ClusterSlots().Build()).ToArray()
+// slotOwners asks the first node that answers for the addresses of the cluster's
+// primaries, and for which slots they have.
+func slotOwners(ctx context.Context, nodes map[string]rueidis.Client) (addrs map[string]bool, layout string, err error) {
+	err = errors.New("no node of the cluster is known")
+	for _, asked := range slices.Sorted(maps.Keys(nodes)) {
+		c := nodes[asked]
+		var ranges []rueidis.RedisMessage
+		if ranges, err = c.Do(ctx, c.B().ClusterSlots().Build()).ToArray(); err != nil {
+			continue
+		}
+		addrs = make(map[string]bool)
+		for _, r := range ranges {
+			text, addr, err := slotRange(r, asked)
+			if err != nil {
+				return nil, "", err
+			}
+			addrs[addr] = true
+			layout += text
+		}
+		return addrs, layout, nil
+	}
+	return nil, "", err
+}
+
+// slotRange reads one line of CLUSTER SLOTS, which asked has answered.
+func slotRange(r rueidis.RedisMessage, asked string) (text, addr string, err error) {
+	parts, err := r.ToArray() // first slot, last slot, the primary, its replicas
+	if err != nil || len(parts) < 3 {
+		return "", "", errAnswer
+	}
+	first, err1 := parts[0].AsInt64()
+	last, err2 := parts[1].AsInt64()
+	primary, err3 := parts[2].ToArray()
+	if err1 != nil || err2 != nil || err3 != nil || len(primary) < 2 {
+		return "", "", errAnswer
+	}
+	host, err := primary[0].ToString()
+	if err != nil || host == "" { // a node may not know by which name it is reached
+		if host, _, err = net.SplitHostPort(asked); err != nil {
+			return "", "", errAnswer
+		}
+	}
+	port, err := primary[1].AsInt64()
 	if err != nil {
-		return nil, err
+		return "", "", errAnswer
 	}
-	addrs := make(map[string]bool)
-	for _, r := range ranges {
-		parts, err := r.ToArray() // first slot, last slot, the primary, its replicas
-		if err != nil || len(parts) < 3 {
-			return nil, errAnswer
-		}
-		primary, err := parts[2].ToArray()
-		if err != nil || len(primary) < 2 {
-			return nil, errAnswer
-		}
-		host, err := primary[0].ToString()
-		if err != nil {
-			return nil, errAnswer
-		}
-		port, err := primary[1].AsInt64()
-		if err != nil {
-			return nil, errAnswer
-		}
-		addrs[net.JoinHostPort(host, strconv.FormatInt(port, 10))] = true
-	}
-	return addrs, nil
+	addr = net.JoinHostPort(host, strconv.FormatInt(port, 10))
+	return fmt.Sprintf("%d-%d %s\n", first, last, addr), addr, nil
 }
 
 // shards is how many parts a cluster is taken to have: runs of slots, more than

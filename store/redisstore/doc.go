@@ -56,7 +56,7 @@
 //	  +get +set +getrange +setrange +pexpireat +pttl +del
 //	  +zadd +zscore +zrange +zrem +zremrangebyscore
 //	  +eval +evalsha +scan +ping +wait +role +hello +auth +select
-//	  +client|setname +client|tracking +cluster|slots
+//	  +client|setname +client|tracking +cluster|slots +cluster|shards
 //
 // In a Redis before 7.0, which has no rights for parts of a command, write +client
 // and +cluster. [Store.Inspect] also wants +info, +config|get, +acl|whoami and

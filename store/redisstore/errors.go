@@ -88,7 +88,7 @@ var advice = map[string]string{
 	"MASTERDOWN":  "this server is a replica that has lost its primary",
 	"CLUSTERDOWN": "a part of the cluster has no primary now",
 	"NOREPLICAS":  "fewer replicas are connected than the server's min-replicas-to-write asks for",
-	"MOVED":       "this server is part of a cluster: use a URL that begins with redis+cluster:// or rediss+cluster://",
+	"MOVED":       "the server is part of a cluster whose slots are elsewhere: use a URL that begins with redis+cluster:// or rediss+cluster://, and if it does, the slots are moving",
 	"BUSY":        "another script holds up the server",
 }
 

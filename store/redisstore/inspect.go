@@ -14,7 +14,7 @@ import (
 // the user's rights, eviction, persistence, replication, protected mode and the
 // server's version; of a cluster, at every primary, and tells the worst.
 func (s *Store) Inspect(ctx context.Context) ([]store.Finding, error) {
-	nodes, err := s.primaries(ctx)
+	nodes, _, err := s.primaries(ctx)
 	if err != nil {
 		return nil, readError(ctx, "inspect", err)
 	}
@@ -182,6 +182,9 @@ func (x *inspection) eviction() store.Finding {
 	}
 	if policy != "noeviction" {
 		f.Severity = store.SeverityCritical
+		if limit == "none" { // until somebody sets one
+			f.Severity = store.SeverityWarning
+		}
 		f.Evidence += ": a server that is full signs users out to make room"
 		f.Fix = "CONFIG SET maxmemory-policy noeviction, and give sessions a server of their own or memory enough"
 	}

@@ -3,7 +3,6 @@ package redisstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 
@@ -32,7 +31,7 @@ func (s *Store) list(ctx context.Context, yield func(store.Keyed) bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	nodes, err := s.primaries(ctx)
+	nodes, layout, err := s.primaries(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,12 +49,12 @@ func (s *Store) list(ctx context.Context, yield func(store.Keyed) bool) error {
 			}
 		}
 	}
-	after, err := s.primaries(ctx)
+	after, layoutAfter, err := s.primaries(ctx)
 	if err != nil {
 		return err
 	}
-	if !slices.EqualFunc(nodes, after, func(a, b node) bool { return a.addr == b.addr }) {
-		return fmt.Errorf("the primaries have changed meanwhile, and records may have been missed: list again")
+	if layout != layoutAfter || !slices.EqualFunc(nodes, after, func(a, b node) bool { return a.addr == b.addr }) {
+		return errors.New("primaries or their slots have changed meanwhile, and records may have been missed: list again")
 	}
 	return nil
 }

@@ -58,12 +58,13 @@ func (s *Store) ownerKey(owner string) string {
 	return s.owners + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// enter puts e into the index of owner.
-func (s *Store) enter(ctx context.Context, owner string, e entry, now time.Time) error {
+// enter puts e into the index of owner, by exec or execNow. What it throws out is
+// past its deadline by every clock that is less than grace behind this one.
+func (s *Store) enter(ctx context.Context, exec execFunc, owner string, e entry, now time.Time) error {
 	end := time.Unix(e.score>>secondBits, 0).Add(grace)
-	return enterScript.exec(ctx, s.client, s.ownerKey(owner),
+	return exec(ctx, enterScript, s.ownerKey(owner),
 		strconv.FormatInt(e.score, 10), text(e.key[:]),
-		strconv.FormatInt(now.Unix()<<secondBits, 10),
+		strconv.FormatInt(now.Add(-grace).Unix()<<secondBits, 10),
 		strconv.FormatInt(end.Sub(now).Milliseconds(), 10), millis(end)).Error()
 }
 
@@ -76,14 +77,14 @@ func (s *Store) stillEntered(ctx context.Context, k store.Key, r store.Record) e
 		return nil
 	}
 	revoked := rueidis.IsRedisNil(err)
-	if revoked {
-		err = store.ErrNotFound
+	_, dErr := s.exec(ctx, deleteScript, s.recordKey(k), millis(time.Now())).ToArray()
+	switch {
+	case dErr != nil: // it may live on, unlisted or to be found
+		return fmt.Errorf("%w: %w", store.ErrAmbiguous, explain(ctx, dErr))
+	case revoked:
+		return store.ErrNotFound
 	}
-	if _, dErr := s.exec(ctx, deleteScript, s.recordKey(k), millis(time.Now())).ToArray(); dErr != nil || !revoked {
-		// It may live on, unlisted or to be found.
-		return fmt.Errorf("%w: %w", store.ErrAmbiguous, explain(ctx, err))
-	}
-	return err
+	return fmt.Errorf("%w: %w", store.ErrAmbiguous, explain(ctx, err))
 }
 
 // leaveConflict mends an entry whose record turned out to be another than the one
@@ -97,7 +98,7 @@ func (s *Store) leaveConflict(ctx context.Context, owner string, e entry) {
 		_ = s.forget(ctx, owner, e) // else it is pruned when somebody looks
 	} else {
 		now := time.Now()
-		_ = s.enter(ctx, owner, newEntry(e.key, r.Deadline, now), now)
+		_ = s.enter(ctx, s.execNow, owner, newEntry(e.key, r.Deadline, now), now)
 	}
 }
 
@@ -160,6 +161,7 @@ func (s *Store) ListOwner(ctx context.Context, owner string) ([]store.Keyed, err
 			if !r.IsMarker() {
 				list = append(list, store.Keyed{Key: k, Record: r})
 			}
+		case errors.Is(err, errExpired): // perhaps by this clock alone
 		case err == nil, errors.Is(err, store.ErrNotFound):
 			if entries[i].old(now) {
 				dead = append(dead, entries[i])
@@ -196,11 +198,19 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	}
 	ended, now := 0, time.Now()
 	for batch := range slices.Chunk(entries, maxBatch) {
+		keys := make([]string, len(batch))
+		for i, e := range batch {
+			keys[i] = s.recordKey(e.key)
+		}
 		var gone []entry
-		for i, res := range s.execEach(ctx, deleteOwnedScript, batch, args) {
+		var failed error
+		for i, res := range deleteOwnedScript.run(ctx, s.client, keys, args...) {
 			found, err := res.AsInt64()
+			if err != nil && failed == nil {
+				failed = err
+			}
 			if err != nil {
-				return ended, s.writeError(ctx, "delete owner", err)
+				continue
 			}
 			switch found {
 			case foundSession:
@@ -214,27 +224,17 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 				}
 			}
 		}
-		if err := s.forget(ctx, owner, gone...); err != nil {
-			return ended, s.writeError(ctx, "delete owner", err)
+		if failed == nil {
+			failed = s.confirm(ctx, deleteOwnedScript, keys, args)
+		}
+		if failed == nil { // else who asks again must find what may come back
+			failed = s.forget(ctx, owner, gone...)
+		}
+		if failed != nil {
+			return ended, s.writeError(ctx, "delete owner", failed)
 		}
 	}
 	return ended, nil
-}
-
-// execEach runs a script that writes on the record of each entry.
-func (s *Store) execEach(ctx context.Context, x *script, entries []entry, args []string) []rueidis.RedisResult {
-	keys := make([]string, len(entries))
-	for i, e := range entries {
-		keys[i] = s.recordKey(e.key)
-	}
-	if s.opts.MinReplicas == 0 {
-		return x.run(ctx, s.client, keys, args...)
-	}
-	results := make([]rueidis.RedisResult, len(keys))
-	for i, key := range keys {
-		results[i] = s.exec(ctx, x, key, args...)
-	}
-	return results
 }
 
 var errNoOwner = fmt.Errorf("%w: owner is empty; anonymous sessions have no index", store.ErrInvalid)

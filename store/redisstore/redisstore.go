@@ -183,10 +183,14 @@ func parse(res rueidis.RedisResult, now time.Time) (store.Record, error) {
 	case !ok:
 		return store.Record{}, store.ErrCorrupt
 	case !r.Live(now):
-		return store.Record{}, store.ErrNotFound
+		return store.Record{}, errExpired
 	}
 	return r, nil
 }
+
+// errExpired is of a record that is there and expired, by the clock of this process.
+// By that of another it may not be.
+var errExpired = fmt.Errorf("%w: it has expired", store.ErrNotFound)
 
 // Create implements [store.Store]. It is one script, and for a record with an
 // owner two more trips: the index is written first and looked at again after, so
@@ -202,7 +206,7 @@ func (s *Store) Create(ctx context.Context, k store.Key, r store.Record) error {
 		return s.writeError(ctx, "create", s.create(ctx, k, r, now))
 	}
 	e := newEntry(k, r.Deadline, now)
-	if err := s.enter(ctx, r.Owner, e, now); err != nil {
+	if err := s.enter(ctx, s.exec, r.Owner, e, now); err != nil {
 		return s.writeError(ctx, "create", err)
 	}
 	if err := s.create(ctx, k, r, now); err != nil {
@@ -276,7 +280,7 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 		err = errAnswer
 	}
 	if err == nil {
-		err = s.enter(ctx, owner, newEntry(k, timeAt(deadline), now), now)
+		err = s.enter(ctx, s.execNow, owner, newEntry(k, timeAt(deadline), now), now)
 	}
 	return s.writeError(ctx, "touch", err)
 }
@@ -310,7 +314,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	if !s.cluster {
 		return readError(ctx, "ping", s.client.Do(ctx, s.client.B().Ping().Build()).Error())
 	}
-	nodes, err := s.primaries(ctx)
+	nodes, _, err := s.primaries(ctx)
 	if err != nil {
 		return readError(ctx, "ping", err)
 	}

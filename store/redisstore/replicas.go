@@ -13,43 +13,99 @@ import (
 // writes a second, none of which it can confirm.
 const maxWaits = 128
 
+// execFunc is exec or execNow.
+type execFunc func(ctx context.Context, x *script, key string, args ...string) rueidis.RedisResult
+
+// execNow runs a script without waiting for replicas.
+func (s *Store) execNow(ctx context.Context, x *script, key string, args ...string) rueidis.RedisResult {
+	return x.exec(ctx, s.client, key, args...)
+}
+
 // exec runs a script that writes. With [Options.MinReplicas] it answers an
 // ErrUnconfirmed if too few replicas have the write in time.
-func (s *Store) exec(ctx context.Context, script *script, key string, args ...string) rueidis.RedisResult {
+func (s *Store) exec(ctx context.Context, x *script, key string, args ...string) rueidis.RedisResult {
 	if s.opts.MinReplicas == 0 {
-		return script.exec(ctx, s.client, key, args...)
+		return s.execNow(ctx, x, key, args...)
 	}
-	// WAIT counts the writes of its own connection alone, and holds it up
-	// meanwhile: the script and it need a connection that nobody else uses.
 	select {
 	case s.waits <- struct{}{}:
-		defer func() { <-s.waits }()
 	case <-ctx.Done():
 		return rueidis.NewErrorResult(notBegun{ctx.Err()})
 	}
-	var res rueidis.RedisResult
-	err := s.client.Dedicated(func(c rueidis.DedicatedClient) error {
-		both := c.DoMulti(ctx, script.byHash(c.B(), key, args), s.wait(c.B()))
-		if isNoScript(both[0]) {
-			both = c.DoMulti(ctx, script.whole(c.B(), key, args), s.wait(c.B()))
-		}
-		res = both[0]
-		if res.Error() != nil {
-			return nil
-		}
-		n, err := both[1].AsInt64()
-		switch {
-		case err != nil:
-			return fmt.Errorf("%w: wait for replicas: %w", store.ErrUnconfirmed, explain(ctx, err))
-		case n < int64(s.opts.MinReplicas):
-			return fmt.Errorf("%w: %d of %d within %v", store.ErrUnconfirmed, n, s.opts.MinReplicas, s.opts.ReplicaTimeout)
-		}
-		return nil
-	})
-	if err != nil {
-		return rueidis.NewErrorResult(err)
+	// To get a connection may take longer than ctx, which it does not look at.
+	answered := make(chan rueidis.RedisResult, 1)
+	go func() {
+		defer func() { <-s.waits }()
+		answered <- s.execAndWait(ctx, x, key, args)
+	}()
+	select {
+	case res := <-answered:
+		return res
+	case <-ctx.Done():
+		return rueidis.NewErrorResult(ctx.Err())
 	}
-	return res
+}
+
+// execAndWait has a connection that nobody else uses: WAIT counts the writes of its
+// own connection alone, and holds it up meanwhile. Any command on it makes WAIT ask
+// for all that the server has written so far.
+func (s *Store) execAndWait(ctx context.Context, x *script, key string, args []string) rueidis.RedisResult {
+	c, release := s.client.Dedicate()
+	defer release()
+	if ctx.Err() != nil {
+		return rueidis.NewErrorResult(notBegun{ctx.Err()})
+	}
+	both := c.DoMulti(ctx, x.byHash(c.B(), key, args), s.wait(c.B()))
+	if isNoScript(both[0]) {
+		both = c.DoMulti(ctx, x.whole(c.B(), key, args), s.wait(c.B()))
+	}
+	if ctx.Err() != nil {
+		c.Close() // the next user would wait for what this one did not
+	}
+	if isRedirect(both[0]) {
+		// Slots are moving. This connection leads to one server; the client knows
+		// the way, but not to the replicas there.
+		if res := s.execNow(ctx, x, key, args...); res.Error() != nil {
+			return res
+		}
+		return rueidis.NewErrorResult(fmt.Errorf("%w: the slot is moving", store.ErrUnconfirmed))
+	}
+	if both[0].Error() != nil {
+		return both[0]
+	}
+	n, err := both[1].AsInt64()
+	switch {
+	case err != nil:
+		return rueidis.NewErrorResult(fmt.Errorf("%w: wait for replicas: %w", store.ErrUnconfirmed, explain(ctx, err)))
+	case n < int64(s.opts.MinReplicas):
+		return rueidis.NewErrorResult(fmt.Errorf("%w: %d of %d within %v", store.ErrUnconfirmed, n, s.opts.MinReplicas, s.opts.ReplicaTimeout))
+	}
+	return both[0]
+}
+
+// isRedirect reports whether the server has sent a command elsewhere, undone.
+func isRedirect(res rueidis.RedisResult) bool {
+	e, ok := rueidis.IsRedisErr(res.Error())
+	if !ok {
+		return false
+	}
+	_, moved := e.IsMoved()
+	_, ask := e.IsAsk()
+	return moved || ask || e.IsTryAgain()
+}
+
+// confirm waits for replicas of what a pipeline has done under keys, by running the
+// script again, which finds it done.
+func (s *Store) confirm(ctx context.Context, x *script, keys, args []string) error {
+	if s.opts.MinReplicas == 0 {
+		return nil
+	}
+	for _, key := range keys {
+		if err := s.exec(ctx, x, key, args...).Error(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Store) wait(b rueidis.Builder) rueidis.Completed {

@@ -58,10 +58,7 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	if d, ok := ctx.Deadline(); ok {
-		co.Dialer.Timeout = min(co.Dialer.Timeout, max(time.Until(d), time.Millisecond))
-	}
-	client, err := rueidis.NewClient(co)
+	client, err := connect(ctx, co)
 	if err != nil {
 		return nil, fmt.Errorf("redisstore: connect to %s: %w", strings.Join(co.InitAddress, ", "), connectError(ctx, err, co.TLSConfig != nil))
 	}
@@ -71,6 +68,10 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 		return nil, err
 	}
 	s.close = client.Close
+	if co.ClusterOption.ShardsRefreshInterval > 0 && !s.cluster {
+		client.Close()
+		return nil, fmt.Errorf("redisstore: %s is not part of a cluster, or does not let this user ask (see the rights in the package's documentation); for a single server begin the URL with redis:// or rediss://", co.InitAddress[0])
+	}
 	if err := s.Ping(ctx); err != nil {
 		client.Close()
 		return nil, err
@@ -89,6 +90,30 @@ func CheckURL(rawURL string, opts *Options) error {
 		return fmt.Errorf("redisstore: %w", err)
 	}
 	return o.complete()
+}
+
+// connect is rueidis.NewClient, which takes no context.
+func connect(ctx context.Context, co rueidis.ClientOption) (rueidis.Client, error) {
+	type made struct {
+		client rueidis.Client
+		err    error
+	}
+	done := make(chan made, 1)
+	go func() {
+		c, err := rueidis.NewClient(co)
+		done <- made{c, err}
+	}()
+	select {
+	case m := <-done:
+		return m.client, m.err
+	case <-ctx.Done():
+		go func() {
+			if m := <-done; m.err == nil {
+				m.client.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // Settings of a client for sessions. Requests wait for them, so a server that
@@ -195,7 +220,9 @@ func parseURL(raw string, o *Options) (co rueidis.ClientOption, err error) {
 	co.PipelineMultiplex = -1 // one connection: what shares one shares system calls
 	co.ReadBufferEachConn, co.WriteBufferEachConn = bufferSize, bufferSize
 	co.BlockingPoolSize = maxWaits + 16
-	co.ClusterOption.ShardsRefreshInterval = topologyLook
+	if sch.cluster {
+		co.ClusterOption.ShardsRefreshInterval = topologyLook
+	}
 	co.DialCtxFn = dialer(plaintext)
 	return co, nil
 }

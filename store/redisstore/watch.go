@@ -33,7 +33,7 @@ func (s *Store) watch(ctx context.Context, ready func(), changed func([]store.Ke
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	nodes, err := s.primaries(ctx)
+	nodes, _, err := s.primaries(ctx)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (s *Store) tryStreams(ctx context.Context, nodes []node, streams []rueidis.
 			return fmt.Errorf("%s does not answer on the connection that waits for changes: %w", nodes[i].addr, err)
 		}
 	}
-	now, err := s.primaries(ctx)
+	now, _, err := s.primaries(ctx)
 	if err != nil {
 		return err
 	}
