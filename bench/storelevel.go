@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -25,16 +26,22 @@ func openCAS(ctx context.Context, url string) (*app, error) {
 		return store.Record{Version: version, Created: now, Deadline: now.Add(absolute), Expires: now.Add(idle), Data: data}
 	}
 	versions := make([]uint64, maxSessions)
+	first := store.Key(random(32)) // so that keys are new, whoever was here before
+	key := func(i int) store.Key {
+		k := first
+		binary.BigEndian.PutUint64(k[:], uint64(i))
+		return k
+	}
 	return &app{
 		signIn: func(ctx context.Context, i int) (string, error) {
 			versions[i] = 1
-			return "", st.Create(ctx, numberKey(i), record(1))
+			return "", st.Create(ctx, key(i), record(1))
 		},
 		write: func(worker int) op {
 			return func(i int, _ string) ([]byte, error) {
 				i = own(i, worker)
 				old := versions[i]
-				err := st.Replace(ctx, numberKey(i), old, record(old+1))
+				err := st.Replace(ctx, key(i), old, record(old+1))
 				if err == nil {
 					versions[i]++
 				}
@@ -71,6 +78,3 @@ var data = random(dataSize)
 // session if there is one for each worker.
 func own(i, worker int) int { return max(i/concurrency-1, 0)*concurrency + worker }
 
-func numberKey(i int) store.Key {
-	return store.Key([]byte(fmt.Sprintf("%032d", i)))
-}
