@@ -313,7 +313,7 @@ func TestStartFailsWithTheWorkersOwnMessage(t *testing.T) {
 
 func TestStartFailsIfAWorkerIsNeverHealthy(t *testing.T) {
 	r := &router{unhealthy: "worker-2"}
-	f := newFleet(t, r, &Options{StartTimeout: 200 * time.Millisecond}, normal)
+	f := newFleet(t, r, &Options{StartTimeout: 2 * time.Second}, normal)
 	if err := f.Start(t.Context(), 2); err == nil || !strings.Contains(err.Error(), "worker-2 did not start: it was not ready within") {
 		t.Errorf("Start = %v, want that worker-2 was not ready in time", err)
 	}
