@@ -60,8 +60,9 @@ func openSET(ctx context.Context, url string) (*app, error) {
 	}
 	const header = 60 // of a record
 	value := string(append(random(header), data...))
+	first := random(16)
 	set := func(i int) error {
-		return client.Do(ctx, client.B().Set().Key(fmt.Sprintf("set:%043d", i)).Value(value).Px(idle).Build()).Error()
+		return client.Do(ctx, client.B().Set().Key(fmt.Sprintf("set:%x%011d", first, i)).Value(value).Px(idle).Build()).Error()
 	}
 	return &app{
 		signIn: func(_ context.Context, i int) (string, error) { return "", set(i) },
@@ -77,4 +78,3 @@ var data = random(dataSize)
 // own returns a number near i that is the worker's, and not above the highest
 // session if there is one for each worker.
 func own(i, worker int) int { return max(i/concurrency-1, 0)*concurrency + worker }
-
