@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coatcheck/coatcheck/store"
 	"github.com/redis/rueidis"
 )
 
@@ -72,11 +73,37 @@ func OpenURL(ctx context.Context, rawURL string, opts *Options) (*Store, error) 
 		client.Close()
 		return nil, fmt.Errorf("redisstore: %s is not part of a cluster, or does not let this user ask (see the rights in the package's documentation); for a single server begin the URL with redis:// or rediss://", co.InitAddress[0])
 	}
-	if err := s.Ping(ctx); err != nil {
+	err = s.Ping(ctx)
+	if err == nil {
+		err = s.holdsAll(ctx)
+	}
+	if err != nil {
 		client.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// holdsAll returns an error if a single server turns out to be one of a cluster,
+// which would answer for a part of the sessions, and for the others with errors.
+// Reads are what every user has the right to, and so many keys do not happen to
+// be on one of several servers.
+func (s *Store) holdsAll(ctx context.Context) error {
+	if s.cluster {
+		return nil
+	}
+	cmds := make(rueidis.Commands, 32)
+	for i := range cmds {
+		cmds[i] = s.client.B().Get().Key(s.recordKey(store.Key{byte(i)})).Build()
+	}
+	for _, res := range s.client.DoMulti(ctx, cmds...) {
+		if e, ok := rueidis.IsRedisErr(res.Error()); ok {
+			if _, moved := e.IsMoved(); moved {
+				return readError(ctx, "open", e)
+			}
+		}
+	}
+	return nil
 }
 
 // CheckURL returns what is wrong with rawURL and opts, which may be nil, as far as
