@@ -17,7 +17,9 @@
 // costs a round trip to the replica and a connection of its own meanwhile. What
 // remains is a failover to a replica that has not confirmed: have as many replicas
 // as MinReplicas counts, or let Sentinel choose the one that is furthest, as it
-// does. Reads may see a write that is not yet confirmed. Touch does not wait.
+// does. Reads may see a write that is not yet confirmed. Touch does not wait. A request that
+// sets what is there already writes nothing, so it confirms nothing either: the same
+// form sent again after a 503 is answered 200 while the value may still be lost.
 //
 // With one replica for each primary, a failover leaves the new one without any: no
 // write is confirmed until the dead server is back. Two replicas and MinReplicas 1
