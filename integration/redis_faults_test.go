@@ -521,8 +521,8 @@ func TestRedisIndexHeals(t *testing.T) {
 		}
 		t.Run("past deadlines go with the next create", func(t *testing.T) {
 			f, index, c := fix(t)
-			redisDo(t, c, "ZADD", index, score(time.Hour, -3*time.Second), lonely(2))
-			redisDo(t, c, "ZADD", index, score(time.Hour, 10*time.Second), lonely(3))
+			redisDo(t, c, "ZADD", index, score(time.Hour, -5*time.Minute-3*time.Second), lonely(2))
+			redisDo(t, c, "ZADD", index, score(time.Hour, -4*time.Minute), lonely(3)) // not by every clock
 			redisMust(t, "Create", f.Create(ctx, numberedKey(5), redisSession(5, "alice")))
 			m := f.members(t)
 			if _, ok := m[lonely(2)]; ok || len(m) != 3 {
@@ -535,6 +535,35 @@ func TestRedisIndexHeals(t *testing.T) {
 			redisMust(t, "Touch", f.Touch(ctx, numberedKey(1), time.Now().Add(2*time.Hour)))
 			if list, err := f.ListOwner(ctx, "alice"); err != nil || len(list) != 1 {
 				t.Errorf("ListOwner: %d sessions, %v; want the one that was touched", len(list), err)
+			}
+		})
+		t.Run("a create whose entry was pruned is no session", func(t *testing.T) {
+			f, index, c := fix(t)
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() { // who prunes as fast as can be
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						_ = c.Do(ctx, c.B().Del().Key(index).Build()).Error()
+					}
+				}
+			})
+			i := 100
+			redisEventually(t, "a Create to notice that its entry is gone", func() bool {
+				i++
+				err := f.Create(ctx, numberedKey(i), redisSession(i, "alice"))
+				if err != nil && !errors.Is(err, store.ErrNotFound) {
+					t.Fatalf("Create: %v; want success or ErrNotFound", err)
+				}
+				return err != nil
+			})
+			close(stop)
+			wg.Wait()
+			if _, err := f.Get(ctx, numberedKey(i)); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("Get after it: %v; want ErrNotFound: the session would be in no list", err)
 			}
 		})
 		t.Run("a create that conflicts leaves the entry as long as the record", func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -180,7 +181,13 @@ func TestRedisWatchEnds(t *testing.T) {
 					w = redisTryWatch(t, s)
 					return w != nil
 				})
-				srv.Kill(t, srv.Nodes[0].Name)
+				// The one that had stopped may be a replica now.
+				for name, c := range redisAdmin(t, srv, "") {
+					if text, err := redisDo(t, c, "INFO", "replication").ToString(); err == nil && strings.Contains(text, "role:master") {
+						srv.Kill(t, name)
+						break
+					}
+				}
 				w.ended(t, "the death of a server")
 			})
 		})
