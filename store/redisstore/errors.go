@@ -78,7 +78,7 @@ func (e *replyError) Error() string { return e.text }
 
 // advice says what to do about an error of the server, by its first word.
 var advice = map[string]string{
-	"NOAUTH":      "the server wants a password: put it into the URL, redis://user:password@host",
+	"NOAUTH":      "the server wants a password: put it into the URL, redis://user:password@host for an ACL user, redis://:password@host for requirepass",
 	"WRONGPASS":   "the user or the password is wrong: see the URL, and ACL GETUSER on the server",
 	"NOPERM":      "the ACL user may not do this: the documentation of redisstore lists the commands that it needs",
 	"OOM":         "the server is full (maxmemory) and its policy evicts nothing: give it more memory",
