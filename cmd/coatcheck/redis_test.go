@@ -241,9 +241,14 @@ func testOutageOfRedis(t *testing.T, d time.Duration, args ...string) {
 		t.Errorf("an outage cost the shoppers %d sign-outs, %d lost items, %d surplus items, %d wrong users", r.SignOuts, r.LostItems, r.SurplusItems, r.WrongUsers)
 	}
 	for status, n := range failed {
-		if status != http.StatusServiceUnavailable {
+		// 500 is the answer where an answer of Redis was lost and another tab has
+		// written since: whether the first write is in that, nobody can tell.
+		if status != http.StatusServiceUnavailable && status != http.StatusInternalServerError {
 			t.Errorf("%d requests were answered %d during the outages, want 503", n, status)
 		}
+	}
+	if failed[http.StatusInternalServerError] > failed[http.StatusServiceUnavailable]/10 {
+		t.Errorf("failed requests by status: %v; an outage is answered 503", failed)
 	}
 	if failed[http.StatusServiceUnavailable] == 0 {
 		t.Error("no shopper met with an outage: they were no trial")
