@@ -84,7 +84,10 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		if err := s.rejectStale(); err != nil {
 			return err
 		}
-		if !rewrite && format.EqualAttrs(s.attrs, s.payload.Attrs) {
+		same := format.EqualAttrs(s.attrs, s.payload.Attrs)
+		// Values that are in place may have been put there by a request that was told
+		// that they are not confirmed. To write them again confirms them.
+		if same && !rewrite && (s.m.confirms == nil || !s.m.confirms.Confirms()) {
 			// Nothing to write, unless somebody else has written since.
 			cur, err := s.m.get(ctx, s.key)
 			switch {
@@ -117,7 +120,9 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		switch {
 		case err == nil:
 			line.handOn(rec)
-			s.committed(ctx)
+			if !same {
+				s.committed(ctx)
+			}
 			s.setBase(rec, p)
 			s.tellSeen = s.tellSeen || !rewrite // which changes no value
 			return nil
@@ -156,7 +161,7 @@ func (s *Session) rebase(rec store.Record) error {
 	if rec.IsMarker() {
 		return s.endedBy(endReason(s.key, rec))
 	}
-	p, err := s.m.decode(s.id, s.key, rec)
+	p, err := s.decode(s.id, s.key, rec)
 	if err != nil {
 		return s.commitFailed(unavailable(err))
 	}
@@ -212,7 +217,7 @@ func (s *Session) fill(id format.ID, rec *store.Record, p format.Payload) (forma
 	if s.m.opts.Unsealed {
 		rec.Data = format.Plain(plain)
 	} else {
-		rec.Data = format.Seal(id, id.Key(), *rec, plain)
+		rec.Data = s.sealer.Seal(id, id.Key(), *rec, plain)
 	}
 	return p, nil
 }
@@ -271,6 +276,9 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 			return store.Record{}, err
 		case errors.Is(err, store.ErrNotFound):
 			return store.Record{}, err
+		case errors.Is(err, store.ErrNotAsked): // which leaves nothing open
+			unread = err
+			afterFailure.wait(ctx, try)
 		case !errors.Is(err, store.ErrConflict):
 			lost = err
 			unconfirmed = unconfirmed || errors.Is(err, store.ErrUnconfirmed)
@@ -312,9 +320,10 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 	}
 	k := id.Key()
 	var lost error
+	refused := context.DeadlineExceeded
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
-			return p, outcomeOpen(lost, ctx.Err())
+			return p, outcomeOpen(lost, refused)
 		}
 		err := s.m.call(ctx, func(ctx context.Context) error {
 			return s.m.store.Create(ctx, k, *rec)
@@ -324,6 +333,9 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 			return p, err
 		case errors.Is(err, store.ErrNotFound): // revoked while it was being created
 			return p, &EndedError{Reason: ReasonRevoked}
+		case errors.Is(err, store.ErrNotAsked):
+			refused = err
+			afterFailure.wait(ctx, try)
 		case !errors.Is(err, store.ErrConflict):
 			if !errors.Is(lost, store.ErrUnconfirmed) {
 				lost = err

@@ -33,7 +33,8 @@
 //
 // Nothing is stored for a visitor until something is put into the session, and
 // a request that changes nothing writes nothing, but for recording activity at
-// most ten times per idle timeout. Several requests that a new visitor sends in
+// most ten times per idle timeout; over a store that waits for replicas
+// ([store.Confirmer]) to set a value to what it is counts as a change. Several requests that a new visitor sends in
 // parallel, before the first answer brings a cookie, each begin a session of
 // their own.
 //

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 )
@@ -75,7 +76,7 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		} else if rec.Next != k {
 			next = rec.Next
 		}
-		_, err = m.swap(ctx, k, rec.Version, marker)
+		err = m.mark(ctx, k, rec.Version, marker)
 		switch {
 		case err == nil:
 			// The marker alone ends the session; this is for tidiness.
@@ -88,8 +89,25 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		case errors.Is(err, store.ErrInvalid): // a record that no marker can follow
 			return next, m.remove(ctx, k)
 		case !errors.Is(err, store.ErrConflict):
+			// A store that is full takes no marker, but may still delete; a renewal
+			// would be refused as well. What a failover may undo is no end.
+			if !errors.Is(err, store.ErrUnconfirmed) && m.remove(ctx, k) == nil {
+				return next, nil
+			}
 			return store.Key{}, err
 		}
 		afterConflict.wait(ctx, try)
 	}
+}
+
+// mark replaces the record under k by a marker, and leaves half of the time to do
+// without one.
+func (m *Manager) mark(ctx context.Context, k store.Key, old uint64, marker store.Record) error {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	_, err := m.swap(ctx, k, old, marker)
+	return err
 }

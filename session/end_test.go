@@ -336,3 +336,25 @@ func TestDeviceListAfterShorterPolicy(t *testing.T) {
 		}
 	})
 }
+
+// A store that is full takes no marker, but it deletes: a logout must not fail for
+// want of room.
+func TestLogoutOfAFullStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		m := newManager(t, st, nil)
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		thief := b.same()
+		st.before = func(op string, _ store.Key) error {
+			if op == "retire" || op == "replace" || op == "create" {
+				return errors.New("no room")
+			}
+			return nil
+		}
+		b.do(m, func(s *session.Session) { check(t, s.Destroy(t.Context())) })
+		if owner, _ := thief.look(m); owner != "" {
+			t.Errorf("after the logout %s is still signed in", owner)
+		}
+	})
+}

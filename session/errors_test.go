@@ -1,14 +1,19 @@
 package session_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store"
 )
 
 // What the user is told fits what happened, and tells nothing of the error.
@@ -51,4 +56,113 @@ func TestDefaultErrorHandler(t *testing.T) {
 			t.Errorf("%v: Retry-After %q, Cache-Control %q", tt.err, retry, w.Header().Get("Cache-Control"))
 		}
 	}
+}
+
+// TestRefusedLoadsAreNotLogged: the calls that find out that the store is away are
+// errors in the log. Those that a breaker then refuses, which can be thousands a
+// second, are not; they are answered and counted all the same.
+func TestRefusedLoadsAreNotLogged(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{errLost, "ERROR"},
+		{fmt.Errorf("breaker: %w: circuit open", store.ErrNotAsked), "DEBUG"},
+	} {
+		st := newCalls()
+		var log bytes.Buffer
+		observed := 0
+		m := newManager(t, st, &session.Options{
+			Logger:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Observer: func(context.Context, session.Event) { observed++ },
+		})
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		st.before = func(string, store.Key) error { return tt.err }
+		resp := b.do(m, func(*session.Session) { t.Error("the handler ran without the session") })
+		if resp.StatusCode != http.StatusServiceUnavailable || observed != 1 {
+			t.Errorf("%v: status %d, observed %d times; want 503, once", tt.err, resp.StatusCode, observed)
+		}
+		if !strings.Contains(log.String(), "level="+tt.want+` msg="session: load failed"`) {
+			t.Errorf("%v: want it to be logged as %s:\n%s", tt.err, tt.want, log.String())
+		}
+	}
+}
+
+// TestRefusedCommits: a write that a breaker refused was not sent. It is no error in
+// the log, and it is known that nothing is stored; unless an attempt before it was
+// lost on the way.
+func TestRefusedCommits(t *testing.T) {
+	refused := fmt.Errorf("breaker: %w: circuit open", store.ErrNotAsked)
+	for _, tt := range []struct {
+		name      string
+		first     error
+		ambiguous bool
+		want      string
+	}{
+		{"refused", refused, false, "DEBUG"},
+		{"lost, then refused", errLost, true, "ERROR"},
+	} {
+		for _, signedIn := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				st := newCalls()
+				var log bytes.Buffer
+				var answered error
+				observed := 0
+				m := newManager(t, st, &session.Options{
+					Logger:       slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+					Observer:     func(context.Context, session.Event) { observed++ },
+					ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { answered = err },
+				})
+				b := newBrowser(t)
+				if signedIn {
+					b.signIn(m, "alice")
+				}
+				b.do(m, func(s *session.Session) {
+					err := tt.first
+					st.before = func(op string, _ store.Key) error {
+						defer func() { err = refused }()
+						return err
+					}
+					check(t, name.Set(s, "after"))
+				})
+				if !errors.Is(answered, session.ErrUnavailable) || errors.Is(answered, session.ErrAmbiguous) != tt.ambiguous || observed != 1 {
+					t.Errorf("%s, signed in %v: %v, observed %d times; want ErrUnavailable, once, and ErrAmbiguous: %v", tt.name, signedIn, answered, observed, tt.ambiguous)
+				}
+				if !strings.Contains(log.String(), "level="+tt.want+` msg="session: commit failed"`) {
+					t.Errorf("%s, signed in %v: want it to be logged as %s:\n%s", tt.name, signedIn, tt.want, log.String())
+				}
+			})
+		}
+	}
+}
+
+// A write that was refused, and finds a newer record when it is tried again, was not
+// stored: it is applied to that.
+func TestRefusedThenOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		m, elsewhere := newManager(t, st, nil), newManager(t, st, nil)
+		b := newBrowser(t)
+		b.do(m, func(s *session.Session) { check(t, count.Set(s, 1)) })
+		resp := b.do(m, func(s *session.Session) {
+			check(t, name.Set(s, "mine"))
+			st.before = func(op string, k store.Key) error {
+				if op != "replace" {
+					return nil
+				}
+				st.before = nil
+				b.same().do(elsewhere, func(s *session.Session) { check(t, count.Set(s, 2)) })
+				return fmt.Errorf("breaker: %w: circuit open", store.ErrNotAsked)
+			}
+		})
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("status %d, want 200", resp.StatusCode)
+		}
+		b.do(m, func(s *session.Session) {
+			if n, text := must(count.Get(s))(t), must(name.Get(s))(t); n != 2 || text != "mine" {
+				t.Errorf("the session holds %d and %q; want both values", n, text)
+			}
+		})
+	})
 }

@@ -475,7 +475,12 @@ func TestFault11OwnerIndexGrows(t *testing.T) {
 func TestFault12UnboundedCleanup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &sweeps{calls: newCalls()}
-		m := newManager(t, st, nil)
+		swept := 0
+		m := newManager(t, st, &session.Options{Observer: func(_ context.Context, e session.Event) {
+			if e.Kind == session.EventSwept {
+				swept += e.N
+			}
+		}})
 		for range 1200 {
 			newBrowser(t).do(m, func(s *session.Session) { check(t, count.Set(s, 1)) })
 		}
@@ -485,8 +490,8 @@ func TestFault12UnboundedCleanup(t *testing.T) {
 		go func() { done <- m.Run(ctx) }()
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
-		if len(st.limits) < 3 || st.removed != 1200 {
-			t.Errorf("%d sweeps removed %d records; want batches, and all 1200", len(st.limits), st.removed)
+		if len(st.limits) < 3 || st.removed != 1200 || swept != 1200 {
+			t.Errorf("%d sweeps removed %d records, and events told of %d; want batches, and all 1200", len(st.limits), st.removed, swept)
 		}
 		for _, limit := range st.limits {
 			if limit > 1000 {
@@ -503,14 +508,72 @@ func TestFault12UnboundedCleanup(t *testing.T) {
 	})
 }
 
+// A store that takes long over a batch is busy, and has most of the time for its
+// users.
+func TestSweepingLeavesABusyStoreToItsUsers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const batch = 200 * time.Millisecond
+		st := &sweeps{calls: newCalls(), takes: batch}
+		m := newManager(t, st, nil)
+		for range 500 {
+			newBrowser(t).do(m, func(s *session.Session) { check(t, count.Set(s, 1)) })
+		}
+		time.Sleep(2 * time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := m.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Run ended with %v", err)
+		}
+		if len(st.began) < 5 {
+			t.Fatalf("%d batches in a minute, want at least 5", len(st.began))
+		}
+		for i, next := range st.began[1:5] {
+			if rest := next.Sub(st.began[i].Add(batch)); rest < 3*batch {
+				t.Errorf("the store rests %v after a batch of %v, want three times as long", rest, batch)
+			}
+		}
+	})
+}
+
+// A sweep that its time has not sufficed for goes on soon: what it has done stays
+// done, and the rest would grow.
+func TestSweepThatTakesTooLongGoesOnSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &sweeps{calls: newCalls(), takes: time.Hour}
+		failed := 0
+		m := newManager(t, st, &session.Options{Observer: func(_ context.Context, e session.Event) {
+			if e.Kind == session.EventSweepFailed {
+				failed++
+			}
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := m.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("Run ended with %v", err)
+		}
+		// Two seconds, and three times as long to rest.
+		if len(st.began) < 6 || len(st.began) > 9 || failed < 6 {
+			t.Errorf("%d sweeps in a minute, of which %d are told as failed; want one about every eight seconds, and all", len(st.began), failed)
+		}
+	})
+}
+
 type sweeps struct {
 	*calls
+	takes   time.Duration
+	began   []time.Time
 	limits  []int
 	removed int
 	bounded bool
 }
 
 func (s *sweeps) Sweep(ctx context.Context, limit int) (int, error) {
+	s.began = append(s.began, time.Now())
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	n, err := s.calls.Sweep(ctx, limit)
 	s.limits = append(s.limits, limit)
 	s.removed += n

@@ -86,7 +86,7 @@ func (s *Session) refresh(ctx context.Context) error {
 		}
 	}
 	rec, err := m.get(ctx, k)
-	payload, err := m.open(id, k, rec, err)
+	payload, err := s.open(id, k, rec, err)
 	now := time.Now()
 	gone := errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt)
 	switch {
@@ -133,7 +133,7 @@ func lacks(rec store.Record, seen format.Seen) bool {
 func (s *Session) loadFresh(ctx context.Context, id format.ID, seen format.Seen, copied uint64, now time.Time) error {
 	m, k := s.m, id.Key()
 	rec, err := m.read(ctx, k)
-	payload, err := m.open(id, k, rec, err)
+	payload, err := s.open(id, k, rec, err)
 	if err == nil && rec.Version != copied {
 		s.observe(ctx, Event{Kind: EventStaleRead})
 	}

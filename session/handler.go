@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -41,6 +42,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		q := &request{}
 		s := &q.session
 		s.m, s.w = m, &q.writer
+		s.sealer.Keys = &m.keys
 		s.nested = outer != nil && outer.m != m
 		q.context = requestContext{Context: r.Context(), session: s}
 		if hasID {
@@ -107,8 +109,17 @@ func (m *Manager) failedRead(r *http.Request, err error) {
 	if r.Context().Err() != nil || !errors.Is(err, ErrUnavailable) {
 		return // the client hung up or asked for too much, and the store is not to blame
 	}
-	m.log().ErrorContext(r.Context(), "session: load failed", "error", err)
+	m.log().Log(r.Context(), outageLevel(err), "session: load failed", "error", err)
 	m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
+}
+
+// outageLevel is the level at which the error of a request is logged. In an outage
+// each gets one, and those for which nothing was sent tell nothing new.
+func outageLevel(err error) slog.Level {
+	if errors.Is(err, store.ErrNotAsked) {
+		return slog.LevelDebug
+	}
+	return slog.LevelError
 }
 
 // load fills s with the session of id. An ID that leads to no session leaves s
@@ -117,7 +128,7 @@ func (m *Manager) failedRead(r *http.Request, err error) {
 func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now time.Time) error {
 	m, k := s.m, id.Key()
 	rec, err := m.store.Get(ctx, k)
-	payload, err := m.open(id, k, rec, err)
+	payload, err := s.open(id, k, rec, err)
 	if m.fresh != nil {
 		if m.mustReadThrough(k, seen, rec, payload, err, now) {
 			return s.loadFresh(ctx, id, seen, rec.Version, now)
@@ -170,19 +181,19 @@ func (s *Session) skipDamaged(ctx context.Context, k store.Key, err error) {
 
 // open decodes the values of a record that a read under k has returned, with its
 // error. What is no record of ours is an ErrCorrupt, as from the store.
-func (m *Manager) open(id format.ID, k store.Key, rec store.Record, err error) (format.Payload, error) {
+func (s *Session) open(id format.ID, k store.Key, rec store.Record, err error) (format.Payload, error) {
 	if err != nil || rec.IsMarker() {
 		return format.Payload{}, err
 	}
-	p, err := m.decode(id, k, rec)
+	p, err := s.decode(id, k, rec)
 	if err != nil && !errors.Is(err, format.ErrNewer) {
 		err = fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 	}
 	return p, err
 }
 
-func (m *Manager) decode(id format.ID, k store.Key, rec store.Record) (format.Payload, error) {
-	plain, err := format.Open(id, k, rec, m.opts.Unsealed)
+func (s *Session) decode(id format.ID, k store.Key, rec store.Record) (format.Payload, error) {
+	plain, err := s.sealer.Open(id, k, rec, s.m.opts.Unsealed)
 	if err != nil {
 		return format.Payload{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/coatcheck/coatcheck/session/internal/format"
 	"github.com/coatcheck/coatcheck/store"
 )
 
@@ -19,10 +20,13 @@ type Manager struct {
 	store store.Store
 	// fresh reads what is in the store where store.Get may answer from a copy; nil
 	// where it never does.
-	fresh  store.FreshReader
-	opts   Options
-	cookie transport
-	queues queues
+	fresh store.FreshReader
+	// confirms is nil where a write that can be read back is done.
+	confirms store.Confirmer
+	opts     Options
+	cookie   transport
+	queues   queues
+	keys     format.Keys
 }
 
 // New returns a manager that keeps its sessions in st. It returns an error that
@@ -40,7 +44,8 @@ func New(st store.Store, opts *Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Manager{store: st, fresh: fresh, opts: o, cookie: cookie}, nil
+	confirms, _ := store.As[store.Confirmer](st)
+	return &Manager{store: st, fresh: fresh, confirms: confirms, opts: o, cookie: cookie}, nil
 }
 
 // Policy returns the timeouts in force, for an app's documentation of them
@@ -49,8 +54,9 @@ func (m *Manager) Policy() Policy { return m.opts.Policy }
 
 const (
 	sweepInterval = time.Minute
-	sweepBatch    = 500
-	sweepPause    = 50 * time.Millisecond // between full batches, to leave the store to the users
+	sweepBatch    = 50                    // a few milliseconds of a database, which its users wait for
+	sweepPause    = 10 * time.Millisecond // between full batches at least, to leave the store to the users
+	sweepRest     = 3                     // and at least so many times as long as the batch took, when the store is busy
 )
 
 // Run removes expired sessions from the store, about once a minute and in small
@@ -65,13 +71,21 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	for {
 		pause := sweepInterval/2 + rand.N(sweepInterval) // so that a fleet does not march in step
+		began := time.Now()
 		n, err := m.sweep(ctx, sweeper)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			m.log().WarnContext(ctx, "session: sweeping expired sessions failed", "error", err)
+			m.observe(ctx, Event{Kind: EventSweepFailed, Err: err})
+			if errors.Is(err, context.DeadlineExceeded) { // there was more to do than time
+				pause = sweepRest * time.Since(began)
+			}
 		case n == sweepBatch:
-			pause = sweepPause
+			pause = max(sweepPause, sweepRest*time.Since(began))
+		}
+		if n > 0 {
+			m.observe(ctx, Event{Kind: EventSwept, N: n})
 		}
 		select {
 		case <-ctx.Done():

@@ -83,7 +83,10 @@ type Options struct {
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 
 	// Logger receives warnings and errors, none of which holds a session ID, a
-	// store key, an owner or a value. If nil, slog.Default().
+	// store key, an owner or a value. That a request got no session, or could not
+	// store its changes, because a circuit breaker is open ([store.ErrNotAsked]) is
+	// logged at debug level only: an outage makes it the answer to each. If nil,
+	// slog.Default().
 	Logger *slog.Logger
 
 	// Observer is called for each event worth counting. It must be fast and
@@ -96,6 +99,7 @@ type Event struct {
 	Kind EventKind
 	Attr string // the attribute concerned, if any
 	Err  error  // the error concerned, if any
+	N    int    // how many, where one event stands for several
 }
 
 // EventKind names an [Event].
@@ -111,6 +115,8 @@ const (
 	EventUnavailable EventKind = "unavailable"  // the store could not be reached
 	EventLarge       EventKind = "large"        // a session is over 4 KiB
 	EventStaleRead   EventKind = "stale_read"   // a copy lacked what its user had written; the store was read
+	EventSwept       EventKind = "swept"        // Run removed N expired sessions, one batch of several perhaps
+	EventSweepFailed EventKind = "sweep_failed" // Run could not sweep; it tries again
 )
 
 const (

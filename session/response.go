@@ -71,7 +71,7 @@ func (w *responseWriter) fail(err error) {
 	w.session.finishHeader(h)
 	w.failed, w.left = err, true
 	m := w.session.m
-	m.log().ErrorContext(w.r.Context(), "session: commit failed", "error", err)
+	m.log().Log(w.r.Context(), outageLevel(err), "session: commit failed", "error", err)
 	if errors.Is(err, ErrUnavailable) {
 		m.observe(w.r.Context(), Event{Kind: EventUnavailable, Err: err})
 	}

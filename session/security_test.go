@@ -55,7 +55,7 @@ func TestStolenStoreHoldsNoCredential(t *testing.T) {
 					t.Errorf("unsealed %t: a part of a record is a valid cookie", unsealed)
 				}
 			}
-			if _, err := format.Open(format.ID(r.Key), r.Key, r.Record, false); err == nil {
+			if _, err := new(format.Sealer).Open(format.ID(r.Key), r.Key, r.Record, false); err == nil {
 				t.Error("the key of a record opens it")
 			}
 			if r.IsMarker() {
@@ -84,7 +84,7 @@ func TestStoreWriterCan(t *testing.T) {
 			Version: 1, Handle: store.Handle{1}, Owner: "alice",
 			Created: now, Deadline: now.Add(time.Hour), Expires: now.Add(time.Hour),
 		}.Truncate()
-		rec.Data = format.Seal(id, id.Key(), rec, format.Payload{SignedInAt: now}.Append(nil))
+		rec.Data = new(format.Sealer).Seal(id, id.Key(), rec, format.Payload{SignedInAt: now}.Append(nil))
 		check(t, st.Store.Create(t.Context(), id.Key(), rec))
 		if owner, _ := newBrowser(t).with(id.Encode()).look(newManager(t, st, nil)); owner != "alice" {
 			t.Errorf("the forged session is %q's", owner)

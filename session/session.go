@@ -44,6 +44,8 @@ type Session struct {
 	base    store.Record
 	payload format.Payload
 
+	sealer format.Sealer
+
 	attrs   []format.Attr    // the values as this request sees them; payload's until changed
 	changed bool             // attrs is a copy of its own
 	absent  []string         // attributes read and not found

@@ -34,6 +34,8 @@ func newReplicated() *replicated {
 	return &replicated{Store: memstore.New(), replica: memstore.New()}
 }
 
+func (r *replicated) Confirms() bool { return true }
+
 func (r *replicated) write(ctx context.Context, f write) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -329,4 +331,74 @@ func TestLogoutAfterUnconfirmedLogout(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSameAgainIsConfirmed: a form that is sent again after a 503 finds its values
+// in place, and is told that they are kept only when they are. What changes nothing
+// still writes nothing.
+func TestSameAgainIsConfirmed(t *testing.T) {
+	for title, change := range map[string]func(*session.Session) error{
+		"set": func(s *session.Session) error { return name.Set(s, "after") },
+		"update": func(s *session.Session) error {
+			return name.Update(s, func(string) (string, error) { return "after", nil })
+		},
+		"delete": func(s *session.Session) error { name.Delete(s); return nil },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newReplicated()
+			faults := storetest.NewFaults(st, nil)
+			m := newManager(t, faults, nil)
+			b := newBrowser(t)
+			read := func() (v string) {
+				b.do(m, func(s *session.Session) {
+					v = must(name.Get(s))(t)
+					_ = must(notice.Pop(s))(t)
+				})
+				return v
+			}
+			b.do(m, func(s *session.Session) {
+				check(t, name.Set(s, "before"))
+				check(t, count.Set(s, 1))
+			})
+			hook, _ := st.unconfirmed(func(int) bool { return true })
+			faults.SetHook(hook)
+			for range 2 { // the second finds what the first has written
+				resp := b.do(m, func(s *session.Session) { check(t, change(s)) })
+				if resp.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("%s: status %d for a value that no replica has, want 503", title, resp.StatusCode)
+				}
+			}
+			hook, writes := st.unconfirmed(func(int) bool { return false })
+			faults.SetHook(hook)
+			want := read()
+			if n := writes(); n != 0 || want == "before" {
+				t.Errorf("%s: a request that reads %q wrote %d times, want the new value and no write", title, want, n)
+			}
+			if resp := b.do(m, func(s *session.Session) { check(t, change(s)) }); resp.StatusCode != http.StatusOK || writes() != 1 {
+				t.Errorf("%s: sent again, status %d after %d writes, want 200 after 1", title, resp.StatusCode, writes())
+			}
+			faults.SetHook(nil)
+			st.failOver()
+			if got := read(); got != want {
+				t.Errorf("%s: after a failover the value is %q, want %q: it was acknowledged", title, got, want)
+			}
+		})
+	}
+}
+
+// A value that is written again, only to be confirmed, replaces nothing.
+func TestSameAgainIsNotStale(t *testing.T) {
+	st := newReplicated()
+	m := newManager(t, st, &session.Options{Observer: func(_ context.Context, e session.Event) {
+		if e.Kind == session.EventStaleSet {
+			t.Error("a Set of what is there already is told as one that replaced a newer value")
+		}
+	}})
+	b := newBrowser(t)
+	b.do(m, func(s *session.Session) { check(t, name.Set(s, "before")) })
+	b.do(m, func(s *session.Session) {
+		_ = must(name.Get(s))(t)
+		b.same().do(m, func(s *session.Session) { check(t, name.Set(s, "after")) })
+		check(t, name.Set(s, "after"))
+	})
 }

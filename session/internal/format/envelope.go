@@ -38,19 +38,45 @@ const (
 	envelopeNonce  = 4
 )
 
+// A Sealer seals and opens records, and remembers the key of the last ID, whose
+// derivation is half of the work. The zero value is ready. It is not safe for
+// concurrent use. The store key that its methods take is that of the ID.
+type Sealer struct {
+	// Keys, if not nil, is where it looks for the keys of other IDs.
+	Keys *Keys
+
+	id   ID
+	aead cipher.AEAD
+}
+
+func (c *Sealer) of(id ID, k store.Key) cipher.AEAD {
+	switch {
+	case c.aead != nil && c.id == id:
+	case c.Keys != nil:
+		c.id, c.aead = id, c.Keys.of(id, k)
+	default:
+		c.id, c.aead = id, newAEAD(id)
+	}
+	return c.aead
+}
+
 // Seal returns the data of a record: plain encrypted under a key derived from
 // id, bound to the fields of r that are fixed for the life of its key. It
 // begins with a fresh nonce, so that no two calls return equal data.
-func Seal(id ID, k store.Key, r store.Record, plain []byte) []byte {
+func (c *Sealer) Seal(id ID, k store.Key, r store.Record, plain []byte) []byte {
 	size := nonceSize + len(plain) + tagSize
-	b := make([]byte, 0, 2+protowire.SizeBytes(size))
+	// One allocation holds the data and, behind it, the additional data.
+	total := 2 + protowire.SizeBytes(size)
+	b := make([]byte, 0, total+additionalSize(r))
+	additional := appendAdditional(b[:total], k, r)[total:]
+	b = b[:0:total]
 	b = append(b, Version)
 	b = protowire.AppendTag(b, envelopeSealed, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(size))
 	nonce := b[len(b) : len(b)+nonceSize]
 	_, _ = rand.Read(nonce)
 	b = b[:len(b)+nonceSize]
-	return newAEAD(id).Seal(b, nonce, plain, appendAdditional(nil, k, r))
+	return c.of(id, k).Seal(b, nonce, plain, additional)
 }
 
 // Plain returns the data of a record that is not sealed: anyone who reads the
@@ -70,7 +96,7 @@ func Plain(plain []byte) []byte {
 // Open returns the plaintext of r.Data. It returns ErrNewer, ErrUnsealed (if
 // the record is not sealed and allowPlain is false) or ErrCorrupt. The result
 // may share memory with r.Data.
-func Open(id ID, k store.Key, r store.Record, allowPlain bool) ([]byte, error) {
+func (c *Sealer) Open(id ID, k store.Key, r store.Record, allowPlain bool) ([]byte, error) {
 	if len(r.Data) == 0 {
 		return nil, ErrCorrupt
 	}
@@ -120,7 +146,7 @@ func Open(id ID, k store.Key, r store.Record, allowPlain bool) ([]byte, error) {
 	// One allocation holds the plaintext and, behind it, the additional data.
 	size := len(sealed) - nonceSize - tagSize
 	buf := make([]byte, size, size+additionalSize(r))
-	out, err := newAEAD(id).Open(buf[:0:size], sealed[:nonceSize], sealed[nonceSize:], appendAdditional(buf, k, r)[size:])
+	out, err := c.of(id, k).Open(buf[:0:size], sealed[:nonceSize], sealed[nonceSize:], appendAdditional(buf, k, r)[size:])
 	if err != nil {
 		return nil, ErrCorrupt
 	}

@@ -26,15 +26,15 @@ func TestRoundTrip(t *testing.T) {
 	for _, size := range []int{0, 1, 15, 16, 99, 100, 101, 127, 128, 16355, 16356, 16384, 1 << 20} {
 		plain := bytes.Repeat([]byte{'p'}, size)
 		id, rec := NewID(), someRecord()
-		rec.Data = Seal(id, id.Key(), rec, plain)
-		if got, err := Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(got, plain) {
+		rec.Data = new(Sealer).Seal(id, id.Key(), rec, plain)
+		if got, err := new(Sealer).Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(got, plain) {
 			t.Errorf("%d bytes sealed: %d bytes and %v come back", size, len(got), err)
 		}
 		if size > 8 && bytes.Contains(rec.Data, plain[:8]) {
 			t.Errorf("%d bytes sealed: they are readable", size)
 		}
 		rec.Data = Plain(plain)
-		if got, err := Open(id, id.Key(), rec, true); err != nil || !bytes.Equal(got, plain) {
+		if got, err := new(Sealer).Open(id, id.Key(), rec, true); err != nil || !bytes.Equal(got, plain) {
 			t.Errorf("%d bytes unsealed: %d bytes and %v come back", size, len(got), err)
 		}
 	}
@@ -46,7 +46,7 @@ func TestEveryWriteIsItsOwn(t *testing.T) {
 	id, rec := NewID(), someRecord()
 	seen := make(map[string]bool)
 	for range 1000 {
-		for _, b := range [][]byte{Seal(id, id.Key(), rec, []byte("p")), Plain([]byte("p"))} {
+		for _, b := range [][]byte{new(Sealer).Seal(id, id.Key(), rec, []byte("p")), Plain([]byte("p"))} {
 			if seen[string(b)] {
 				t.Fatal("two writes have the same data")
 			}
@@ -57,7 +57,7 @@ func TestEveryWriteIsItsOwn(t *testing.T) {
 
 func TestSame(t *testing.T) {
 	id, rec := NewID(), someRecord()
-	rec.Data = Seal(id, id.Key(), rec, nil)
+	rec.Data = new(Sealer).Seal(id, id.Key(), rec, nil)
 	marker := rec
 	marker.Data, marker.Next = nil, store.Key{1}
 	for _, tc := range []struct {
@@ -69,7 +69,7 @@ func TestSame(t *testing.T) {
 		{"nothing", rec, func(*store.Record) {}, true},
 		{"the expiry, by a touch", rec, func(r *store.Record) { r.Expires = r.Deadline }, true},
 		{"the version", rec, func(r *store.Record) { r.Version++ }, false},
-		{"the nonce", rec, func(r *store.Record) { r.Data = Seal(id, id.Key(), *r, nil) }, false},
+		{"the nonce", rec, func(r *store.Record) { r.Data = new(Sealer).Seal(id, id.Key(), *r, nil) }, false},
 		{"no data to empty data", marker, func(r *store.Record) { r.Data = []byte{} }, true},
 		{"where a marker leads", marker, func(r *store.Record) { r.Next[0]++ }, false},
 	} {
@@ -85,7 +85,7 @@ func TestSame(t *testing.T) {
 // what may change during the life of a key does not matter.
 func TestBinding(t *testing.T) {
 	id, rec := NewID(), someRecord()
-	rec.Data = Seal(id, id.Key(), rec, []byte("p"))
+	rec.Data = new(Sealer).Seal(id, id.Key(), rec, []byte("p"))
 	for _, tc := range []struct {
 		name  string
 		alter func(id *ID, k *store.Key, r *store.Record)
@@ -109,7 +109,7 @@ func TestBinding(t *testing.T) {
 	} {
 		id, k, r := id, id.Key(), rec
 		tc.alter(&id, &k, &r)
-		got, err := Open(id, k, r, true)
+		got, err := new(Sealer).Open(id, k, r, true)
 		if !errors.Is(err, tc.want) {
 			t.Errorf("with %s altered: %v, want %v", tc.name, err, tc.want)
 		}
@@ -123,19 +123,19 @@ func TestBinding(t *testing.T) {
 // makes it an unsealed one, which is refused where those are.
 func TestEveryBitIsAuthenticated(t *testing.T) {
 	id, rec := NewID(), someRecord()
-	rec.Data = Seal(id, id.Key(), rec, []byte("plaintext"))
+	rec.Data = new(Sealer).Seal(id, id.Key(), rec, []byte("plaintext"))
 	for bit := range 8 * len(rec.Data) {
 		r := rec
 		r.Data = bytes.Clone(rec.Data)
 		r.Data[bit/8] ^= 1 << (bit % 8)
-		if _, err := Open(id, id.Key(), r, false); err == nil {
+		if _, err := new(Sealer).Open(id, id.Key(), r, false); err == nil {
 			t.Errorf("it opens with bit %d changed", bit)
 		}
 	}
 	for n := range rec.Data {
 		r := rec
 		r.Data = rec.Data[:n]
-		if _, err := Open(id, id.Key(), r, false); !errors.Is(err, ErrCorrupt) {
+		if _, err := new(Sealer).Open(id, id.Key(), r, false); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("cut to %d bytes: %v, want %v", n, err, ErrCorrupt)
 		}
 	}
@@ -145,7 +145,7 @@ func TestEveryBitIsAuthenticated(t *testing.T) {
 // have written is never called damage.
 func TestOpenErrors(t *testing.T) {
 	id, rec := NewID(), someRecord()
-	sealed := Seal(id, id.Key(), rec, []byte("p"))
+	sealed := new(Sealer).Seal(id, id.Key(), rec, []byte("p"))
 	unsealed := Plain([]byte("p"))
 	bytesField := func(n protowire.Number, v string) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, n, protowire.BytesType), []byte(v))
@@ -183,10 +183,10 @@ func TestOpenErrors(t *testing.T) {
 	} {
 		r := rec
 		r.Data = tc.data
-		if _, err := Open(id, id.Key(), r, false); !errors.Is(err, tc.want) {
+		if _, err := new(Sealer).Open(id, id.Key(), r, false); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
 		}
-		got, err := Open(id, id.Key(), r, true)
+		got, err := new(Sealer).Open(id, id.Key(), r, true)
 		if !errors.Is(err, tc.open) {
 			t.Errorf("%s, unsealed accepted: %v, want %v", tc.name, err, tc.open)
 		}
@@ -199,14 +199,30 @@ func TestOpenErrors(t *testing.T) {
 // TestOpenLeavesItsArguments: the record may be shared with a store or a cache.
 func TestOpenLeavesItsArguments(t *testing.T) {
 	id, rec := NewID(), someRecord()
-	rec.Data = Seal(id, id.Key(), rec, []byte("plaintext"))
+	rec.Data = new(Sealer).Seal(id, id.Key(), rec, []byte("plaintext"))
 	data, plain := bytes.Clone(rec.Data), []byte("plaintext")
-	if _, err := Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(rec.Data, data) {
+	if _, err := new(Sealer).Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(rec.Data, data) {
 		t.Errorf("opening changed the data of the record (%v)", err)
 	}
-	Seal(id, id.Key(), rec, plain)
+	new(Sealer).Seal(id, id.Key(), rec, plain)
 	Plain(plain)
 	if string(plain) != "plaintext" {
 		t.Error("sealing changed the plaintext")
+	}
+}
+
+// A Sealer remembers the key of one ID, and uses it for no other.
+func TestSealerOfSeveralIDs(t *testing.T) {
+	var c Sealer
+	a, b := NewID(), NewID()
+	rec := store.Record{}
+	for _, id := range []ID{a, b, a, a, b} {
+		rec.Data = c.Seal(id, id.Key(), rec, []byte("of this one"))
+		for _, other := range []ID{a, b} {
+			_, err := c.Open(other, id.Key(), rec, false)
+			if (err == nil) != (other == id) {
+				t.Errorf("sealed under one ID, opened under the same: %v; got error %v", other == id, err)
+			}
+		}
 	}
 }

@@ -53,7 +53,7 @@ func FuzzOpen(f *testing.F) {
 		_, rec := record(formatcheck.StoredVector{ID: id[:], Handle: h[:], Owner: []byte(owner), Created: created, Data: data})
 		for _, allowPlain := range []bool{false, true} {
 			before := bytes.Clone(data)
-			plain, err := Open(id, id.Key(), rec, allowPlain)
+			plain, err := new(Sealer).Open(id, id.Key(), rec, allowPlain)
 			want, wantErr := formatcheck.Open(formatcheck.ID(id), neutralRecord(rec), allowPlain)
 			if kind, ok := kinds[err]; !ok || !errors.Is(wantErr, kind) || !bytes.Equal(plain, want) {
 				t.Errorf("opens to %x, %v; by the document %x, %v", plain, err, want, wantErr)
@@ -62,12 +62,12 @@ func FuzzOpen(f *testing.F) {
 				t.Error("opening changed the data")
 			}
 		}
-		rec.Data = Seal(id, id.Key(), rec, data)
+		rec.Data = new(Sealer).Seal(id, id.Key(), rec, data)
 		if got, err := formatcheck.Open(formatcheck.ID(id), neutralRecord(rec), false); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("what was sealed here opens, by the document, to %x, %v", got, err)
 		}
 		rec.Data = formatcheck.Seal(formatcheck.ID(id), neutralRecord(rec), caseNonce, data)
-		if got, err := Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(got, data) {
+		if got, err := new(Sealer).Open(id, id.Key(), rec, false); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("what was sealed by the document opens to %x, %v", got, err)
 		}
 	})

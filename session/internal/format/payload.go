@@ -117,6 +117,7 @@ func parseAttr(b []byte) (a Attr, ok bool) {
 
 // Append appends the encoding of p to b.
 func (p Payload) Append(b []byte) []byte {
+	b = slices.Grow(b, p.maxSize())
 	for _, a := range p.Attrs {
 		b = protowire.AppendTag(b, payloadAttrs, protowire.BytesType)
 		b = protowire.AppendVarint(b, uint64(attrSize(a)))
@@ -138,6 +139,19 @@ func (p Payload) Append(b []byte) []byte {
 		b = protowire.AppendVarint(b, uint64(p.IdleTimeout.Milliseconds()))
 	}
 	return append(b, p.unknown...)
+}
+
+// maxSize is at least the length of p's encoding, and at most some bytes more.
+func (p Payload) maxSize() int {
+	const tag, varint = 1, 10
+	size := 2*(tag+varint) + len(p.unknown)
+	for _, a := range p.Attrs {
+		size += tag + protowire.SizeBytes(attrSize(a))
+	}
+	for _, m := range p.Methods {
+		size += tag + protowire.SizeBytes(len(m))
+	}
+	return size
 }
 
 func attrSize(a Attr) int {

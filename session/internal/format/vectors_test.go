@@ -178,7 +178,7 @@ func TestVectorsOfRecords(t *testing.T) {
 			if got := appendAdditional(nil, id.Key(), rec); !bytes.Equal(got, v.AdditionalData) {
 				t.Errorf("additional data %x, want %x", got, []byte(v.AdditionalData))
 			}
-			plain, err := Open(id, id.Key(), rec, v.Unsealed)
+			plain, err := new(Sealer).Open(id, id.Key(), rec, v.Unsealed)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +215,7 @@ func testWriting(t *testing.T, id ID, rec store.Record, unsealed bool, plain []b
 		got = Plain(plain)
 		want = formatcheck.Unsealed([nonceSize]byte(got[head:]), plain)
 	} else {
-		got = Seal(id, id.Key(), rec, plain)
+		got = new(Sealer).Seal(id, id.Key(), rec, plain)
 		want = formatcheck.Seal(formatcheck.ID(id), neutralRecord(rec), [nonceSize]byte(got[head:]), plain)
 	}
 	if !bytes.Equal(got, want) {
@@ -227,7 +227,7 @@ func TestVectorsThatAreRefused(t *testing.T) {
 	vectors, _ := readVectors(t)
 	for _, v := range vectors.Refused {
 		id, rec := record(v.StoredVector)
-		plain, err := Open(id, id.Key(), rec, false)
+		plain, err := new(Sealer).Open(id, id.Key(), rec, false)
 		if err == nil {
 			_, err = ParsePayload(plain)
 		}
