@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"iter"
+	"time"
 )
 
 // Keyed is a record with the key it is stored under.
@@ -65,15 +66,19 @@ type Pinger interface {
 type Watcher interface {
 	// Watch calls changed with the keys of records that anybody creates, replaces,
 	// touches or deletes, soon after each change, and with no keys at all when any
-	// record may have changed. It may tell of changes that were none. It calls
-	// ready once, from when on every change is told.
+	// record may have changed. It may tell of changes that were none.
+	//
+	// It calls ready when from then on every change is told, and may call it again
+	// whenever it has made sure that this is still so: what was changed before asOf
+	// has been told by then. Later calls name later times, by the clock of this
+	// process.
 	//
 	// It blocks until ctx ends, whose error it then returns, or until changes may
 	// be missed, as when a connection breaks; who still wants to know calls again.
 	// An error that matches [errors.ErrUnsupported] says that it never works.
 	// ready and changed are never called concurrently nor after Watch has
 	// returned, and must not block. changed must not keep the slice.
-	Watch(ctx context.Context, ready func(), changed func([]Key)) error
+	Watch(ctx context.Context, ready func(asOf time.Time), changed func([]Key)) error
 }
 
 // FreshReader is implemented by stores whose Get may answer from a copy that is
@@ -91,6 +96,15 @@ type Sharded interface {
 	Shards() int
 	// Shard returns the part that keeps k, from 0 to Shards()-1.
 	Shard(k Key) int
+}
+
+// Confirmer is implemented by stores that may answer a write with
+// [ErrUnconfirmed].
+type Confirmer interface {
+	// Confirms reports whether this one does, as it is set up. What is read from it
+	// may then not be confirmed yet, so a caller who must be sure writes, even what
+	// is there already.
+	Confirms() bool
 }
 
 // Wrapper is implemented by every store around another store. It alone decides

@@ -89,6 +89,10 @@ var (
 	// with that server. A Replace from the version that is there to itself, with
 	// the record that is there, confirms it.
 	ErrUnconfirmed = fmt.Errorf("%w: not confirmed by enough replicas", ErrAmbiguous)
+	// ErrNotAsked: something in front of the store refused the call, since others
+	// have failed, as a circuit breaker does. Nothing was sent. During an outage that
+	// is the answer to most calls, and worth no line in a log.
+	ErrNotAsked = errors.New("session store was not asked")
 )
 
 // Store keeps records. Every method is safe for concurrent use, by any number

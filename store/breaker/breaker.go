@@ -99,9 +99,9 @@ type ShardState struct {
 	Err   error     // the failure that opened it; nil when it is closed
 }
 
-// ErrOpen is matched by the error of a call that was refused. Nothing was sent:
-// it never comes with [store.ErrAmbiguous].
-var ErrOpen = errors.New("circuit open")
+// ErrOpen is matched by the error of a call that was refused, and is a
+// [store.ErrNotAsked]. Nothing was sent: it never comes with [store.ErrAmbiguous].
+var ErrOpen = fmt.Errorf("%w: circuit open", store.ErrNotAsked)
 
 // Breaker is a [store.Store] around another, with a deadline for each call and a circuit for
 // each shard. It has the capabilities of the inner store. All of its methods are
@@ -239,6 +239,8 @@ func (b *Breaker) Capability(target any) bool {
 		return forward(b, t, func(inner store.Watcher) store.Watcher { return inner })
 	case *store.Sharded:
 		return forward(b, t, func(inner store.Sharded) store.Sharded { return inner })
+	case *store.Confirmer:
+		return forward(b, t, func(inner store.Confirmer) store.Confirmer { return inner })
 	}
 	return false
 }

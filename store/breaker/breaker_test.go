@@ -182,7 +182,11 @@ func TestRefusesEverybodyAtOnce(t *testing.T) {
 func TestRefusalExplains(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, b *breaker.Breaker, faults *storetest.Faults) {
 		open(t, b, faults)
-		text := get(t, b).Error()
+		refusal := get(t, b)
+		if !errors.Is(refusal, breaker.ErrOpen) || !errors.Is(refusal, store.ErrNotAsked) || errors.Is(refusal, store.ErrAmbiguous) {
+			t.Errorf("refusal %v: want ErrOpen and store.ErrNotAsked, and not ErrAmbiguous", refusal)
+		}
+		text := refusal.Error()
 		for _, want := range []string{"breaker: get: circuit open (since 00:00:00.125Z", "last error: connection refused"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("refusal %q does not hold %q", text, want)
@@ -581,7 +585,7 @@ func TestWatchHasNoDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		begin := time.Now()
-		err := w.Watch(ctx, func() {}, func([]store.Key) {})
+		err := w.Watch(ctx, func(time.Time) {}, func([]store.Key) {})
 		if d := time.Since(begin); d != time.Hour {
 			t.Errorf("Watch ended after %v: %v; want its own hour", d, err)
 		}
@@ -633,6 +637,7 @@ func TestForwardsWhatIsThere(t *testing.T) {
 			"OwnerIndex": has[store.OwnerIndex](b), "Lister": has[store.Lister](b), "Sweeper": has[store.Sweeper](b),
 			"GetMany": has[store.GetMany](b), "Pinger": has[store.Pinger](b), "Watcher": has[store.Watcher](b),
 			"FreshReader": has[store.FreshReader](b), "Sharded": has[store.Sharded](b), "Inspector": has[store.Inspector](b),
+			"Confirmer": has[store.Confirmer](b),
 		} {
 			if ok != want {
 				t.Errorf("%s found: %v, around a store that has it: %v", name, ok, want)

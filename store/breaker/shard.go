@@ -163,7 +163,7 @@ func (e *refusal) Error() string {
 	return fmt.Sprintf("%ssince %s, last error: %v)", text, e.state.Since.UTC().Format("15:04:05.000Z"), e.state.Err)
 }
 
-func (e *refusal) Is(target error) bool { return target == ErrOpen }
+func (e *refusal) Is(target error) bool { return target == ErrOpen || target == store.ErrNotAsked }
 
 // judge returns what the circuit is told of a call that began at began and
 // returned err: nil, errNeutral or a failure.

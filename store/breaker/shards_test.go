@@ -27,6 +27,7 @@ func newShards(n int) *shards { return &shards{memstore.New(), n, make(map[int]e
 
 func (s *shards) Shards() int           { return s.n }
 func (s *shards) Shard(k store.Key) int { return int(k[0]) % s.n }
+func (s *shards) Confirms() bool        { return true }
 
 func (s *shards) fails(ctx context.Context, shard int) error {
 	err, down := s.fault[shard]

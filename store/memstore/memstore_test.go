@@ -48,7 +48,7 @@ func TestWatchWhenBusy(t *testing.T) {
 		var told []int
 		done := make(chan error)
 		go func() {
-			done <- st.Watch(ctx, func() { close(ready) }, func(ks []store.Key) {
+			done <- st.Watch(ctx, func(time.Time) { close(ready) }, func(ks []store.Key) {
 				told = append(told, len(ks))
 				<-busy
 			})

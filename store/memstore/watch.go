@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"context"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 )
@@ -19,7 +20,7 @@ type watcher struct {
 }
 
 // Watch implements [store.Watcher]. It tells of every change until ctx ends.
-func (s *Store) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (s *Store) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	if err := ctx.Err(); err != nil {
 		return wrap("watch", err)
 	}
@@ -32,7 +33,7 @@ func (s *Store) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 		defer s.mu.Unlock()
 		delete(s.watchers, w)
 	}()
-	ready()
+	ready(time.Now())
 	for {
 		select {
 		case <-ctx.Done():

@@ -26,7 +26,7 @@ type broken struct {
 	sweep       func(context.Context, int) (int, error)
 	getMany     func(context.Context, []store.Key) (map[store.Key]store.Record, error)
 	ping        func(context.Context) error
-	watch       func(context.Context, func(), func([]store.Key)) error
+	watch       func(context.Context, func(time.Time), func([]store.Key)) error
 	getFresh    func(context.Context, store.Key) (store.Record, error)
 	inspect     func(context.Context) ([]store.Finding, error)
 	shards      func() int
@@ -123,7 +123,7 @@ func (b *broken) Ping(ctx context.Context) error {
 	return b.naive.Ping(ctx)
 }
 
-func (b *broken) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (b *broken) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	if b.watch != nil {
 		return b.watch(ctx, ready, changed)
 	}

@@ -968,28 +968,46 @@ var defects = []defect{
 	{
 		name: "Watch is ready before it has subscribed", rules: one("watch/ready-means-watching"),
 		breaks: func(b *broken) {
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
-				ready()
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
+				ready(time.Now())
 				window()
-				return b.naive.Watch(ctx, func() {}, changed)
+				return b.naive.Watch(ctx, func(time.Time) {}, changed)
 			}
 		},
 	},
 	{
-		name: "Watch is ready again with each change", rules: one("watch/ready-means-watching"),
+		name: "Watch says that it has told what it tells next", rules: one("watch/ready-again-means-told"),
 		breaks: func(b *broken) {
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 				return b.naive.Watch(ctx, ready, func(ks []store.Key) {
-					ready()
+					window()
+					ready(time.Now())
 					changed(ks)
 				})
 			}
 		},
 	},
 	{
+		name: "Watch is ready as of a time to come", rules: one("watch/ready-again-means-told"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
+				return b.naive.Watch(ctx, func(asOf time.Time) { ready(asOf.Add(time.Second)) }, changed)
+			}
+		},
+	},
+	{
+		name: "Watch is ready as of the same time for ever", rules: one("watch/ready-again-means-told"),
+		breaks: func(b *broken) {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
+				began := time.Now()
+				return b.naive.Watch(ctx, func(time.Time) { ready(began) }, changed)
+			}
+		},
+	},
+	{
 		name: "Watch drops what its buffer has no room for", rules: one("watch/a-burst-is-told-whole"),
 		breaks: func(b *broken) {
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 				room := 100
 				return b.naive.Watch(ctx, ready, func(ks []store.Key) {
 					if room--; room >= 0 {
@@ -1002,7 +1020,7 @@ var defects = []defect{
 	{
 		name: "Watch tells of each change in a goroutine", rules: one("watch/a-burst-is-told-whole"),
 		breaks: func(b *broken) {
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 				var wg sync.WaitGroup
 				defer wg.Wait()
 				return b.naive.Watch(ctx, ready, func(ks []store.Key) { wg.Go(func() { changed(ks) }) })
@@ -1013,7 +1031,7 @@ var defects = []defect{
 		name: "Watch leaves a callback behind", rules: one("watch/ends-with-its-context"),
 		breaks: func(b *broken) {
 			var left []func([]store.Key)
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 				defer func() {
 					b.extra.Lock()
 					defer b.extra.Unlock()
@@ -1034,7 +1052,7 @@ var defects = []defect{
 	{
 		name: "Watch ends without an error", rules: one("watch/ends-with-its-context"),
 		breaks: func(b *broken) {
-			b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+			b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 				_ = b.naive.Watch(ctx, ready, changed)
 				return nil
 			}
@@ -1356,7 +1374,7 @@ func listOnly(which func(i int, kr store.Keyed) bool) func(*broken) {
 // muted makes Watch leave out the keys that the function it returns was given.
 func muted(b *broken) (mute func(store.Key)) {
 	silent := make(map[store.Key]bool)
-	b.watch = func(ctx context.Context, ready func(), changed func([]store.Key)) error {
+	b.watch = func(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 		return b.naive.Watch(ctx, ready, func(ks []store.Key) {
 			b.extra.Lock()
 			muted := silent[ks[0]] // naive tells of one at a time

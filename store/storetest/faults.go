@@ -218,6 +218,11 @@ func (f *Faults) Capability(target any) bool {
 			*t = inner
 			return true
 		}
+	case *store.Confirmer: // nor can this
+		if inner, ok := store.As[store.Confirmer](f.inner); ok {
+			*t = inner
+			return true
+		}
 	}
 	return false
 }
@@ -321,7 +326,7 @@ type faultyWatcher struct {
 }
 
 // Watch with a fault that is After watches until the inner store's Watch ends.
-func (w faultyWatcher) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (w faultyWatcher) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	return w.f.do(ctx, "Watch", store.Key{}, func() error { return w.inner.Watch(ctx, ready, changed) })
 }
 

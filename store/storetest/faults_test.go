@@ -47,7 +47,7 @@ func TestFaultsAtEveryCall(t *testing.T) {
 			if w, ok := store.As[store.Watcher](f); ok && name == "Watch" {
 				call = func(ctx context.Context) error {
 					ctx, cancel := context.WithCancel(ctx)
-					return w.Watch(ctx, cancel, nil)
+					return w.Watch(ctx, func(time.Time) { cancel() }, nil)
 				}
 			}
 			if i, ok := store.As[store.Inspector](f); ok && name == "Inspect" {
@@ -122,7 +122,17 @@ func TestNthAndSetHook(t *testing.T) {
 	if sh, ok := store.As[store.Sharded](NewFaults(new(naive), nil)); !ok || sh.Shards() != 3 {
 		t.Error("the shards of the inner store were not found")
 	}
+	if c, ok := store.As[store.Confirmer](NewFaults(struct {
+		*memstore.Store
+		confirmer
+	}{Store: memstore.New()}, nil)); !ok || !c.Confirms() {
+		t.Error("that the inner store confirms writes was not found")
+	}
 	if _, ok := store.As[store.Sweeper](NewFaults(bare{memstore.New()}, nil)); ok {
 		t.Error("a capability that the inner store lacks was found")
 	}
 }
+
+type confirmer struct{}
+
+func (confirmer) Confirms() bool { return true }

@@ -227,7 +227,7 @@ func (n *naive) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]stor
 
 func (n *naive) Ping(ctx context.Context) error { return ctx.Err() }
 
-func (n *naive) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (n *naive) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -240,13 +240,16 @@ func (n *naive) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 		defer n.mu.Unlock()
 		n.watchers = slices.DeleteFunc(n.watchers, func(other chan store.Key) bool { return other == w })
 	}()
-	ready()
+	ready(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case k := <-w:
 			changed([]store.Key{k})
+		}
+		if asOf := time.Now(); len(w) == 0 { // what was changed before is in there
+			ready(asOf)
 		}
 	}
 }
