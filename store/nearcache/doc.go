@@ -12,8 +12,10 @@
 //   - What others write is seen within Options.MaxStale, one second by default,
 //     counted from before the copy was read. Where the inner store has a
 //     [store.Watcher] and [Cache.Run] is running, it is seen as soon as the
-//     change is told, which takes milliseconds. MaxStale holds all the same: it
-//     bounds what a lost message can do.
+//     change is told, which takes milliseconds, and copies are kept for longer:
+//     while the watcher makes sure again and again that it has told everything, up
+//     to a minute. A copy is never used when MaxStale has passed since that was
+//     last sure, and everything is dropped when the stream of changes breaks.
 //   - Memory is bounded in bytes for records, and in number for the IDs that the
 //     store does not know, which an attacker can make up without end.
 //

@@ -28,10 +28,11 @@ type inner struct {
 	watchers map[chan []store.Key]chan error
 	down     error // what Watch fails with at once, if not nil
 	watches  atomic.Int64
+	whole    chan time.Time // passed on to one who watches: all that was changed before has been told
 }
 
 func newInner() *inner {
-	return &inner{Store: memstore.New(), watchers: make(map[chan []store.Key]chan error)}
+	return &inner{Store: memstore.New(), watchers: make(map[chan []store.Key]chan error), whole: make(chan time.Time)}
 }
 
 func (i *inner) Get(ctx context.Context, k store.Key) (store.Record, error) {
@@ -110,7 +111,7 @@ func (i *inner) mend() {
 	i.down = nil
 }
 
-func (i *inner) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (i *inner) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	changes, broken := make(chan []store.Key, 64), make(chan error, 1)
 	i.mu.Lock()
 	i.watches.Add(1)
@@ -125,7 +126,7 @@ func (i *inner) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 		defer i.mu.Unlock()
 		delete(i.watchers, changes)
 	}()
-	ready()
+	ready(time.Now())
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,6 +135,8 @@ func (i *inner) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 			return err
 		case ks := <-changes:
 			changed(ks)
+		case asOf := <-i.whole:
+			ready(asOf)
 		}
 	}
 }

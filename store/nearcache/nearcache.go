@@ -25,9 +25,12 @@ type Options struct {
 	// If zero, 16384.
 	MaxUnknown int
 
-	// MaxStale is the age, counted from when its load began, from which on a copy
-	// is no longer used. It is the time for which a session that was ended on
-	// another server may be used on this one, where that is not told sooner.
+	// MaxStale is how long a copy is used after the last moment at which it was
+	// certainly current: when its load began, or when the stream of changes was
+	// last seen to be whole and had told of none. It is the time for which a
+	// session that was ended on another server may be used on this one, where that
+	// is not told sooner. No copy is used for longer than a minute, or MaxStale if
+	// that is more.
 	//
 	// If zero, one second.
 	MaxStale time.Duration
@@ -46,6 +49,11 @@ const (
 	defaultStale   = time.Second
 )
 
+// maxAge is the age from which on a copy is loaded again even if nothing was told
+// of it by a stream that seems to be whole. It bounds what a change that a server
+// has forgotten to tell of can do, and costs a session in use a read a minute.
+const maxAge = time.Minute
+
 // Cache is a [store.Store] that answers reads from memory while the copy is
 // young. All of its methods are safe for concurrent use. Create one with [New].
 type Cache struct {
@@ -61,6 +69,7 @@ type Cache struct {
 	shards [256]shard
 
 	running, pushing              atomic.Bool
+	whole                         atomic.Int64 // when the stream of changes was last seen to be whole, on the clock of age
 	loads, invalidations, flushes atomic.Uint64
 }
 
@@ -195,6 +204,8 @@ func (c *Cache) Capability(target any) bool {
 	case *store.Inspector:
 		return forward(t, c.inner)
 	case *store.Sharded:
+		return forward(t, c.inner)
+	case *store.Confirmer:
 		return forward(t, c.inner)
 	}
 	return false

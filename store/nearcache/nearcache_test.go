@@ -435,7 +435,7 @@ func TestWatchThroughTheCache(t *testing.T) {
 		w, _ := store.As[store.Watcher](store.Store(c))
 		told := 0
 		go func() {
-			_ = w.Watch(t.Context(), func() {}, func([]store.Key) {
+			_ = w.Watch(t.Context(), func(time.Time) {}, func([]store.Key) {
 				told++
 				wants(t, c.Get, told+1, "who is told of a change reads it")
 			})
@@ -473,8 +473,10 @@ func TestCapabilities(t *testing.T) {
 		store.Store
 		store.Inspector
 		store.Sharded
+		store.Confirmer
 	}{Store: memstore.New()}, nil)
 	has("Inspector", is[store.Inspector](both), is[store.Inspector](full), false)
+	has("Confirmer", is[store.Confirmer](both), is[store.Confirmer](full), false)
 	has("Sharded", is[store.Sharded](both), is[store.Sharded](full), false)
 	if is[interface{ Unheard() }](full) {
 		t.Error("the cache claims a capability that it does not know")

@@ -50,8 +50,13 @@ func newPools(o *Options) *pools {
 // age is the clock by which copies grow old. It never goes back.
 func (c *Cache) age(now time.Time) time.Duration { return now.Sub(c.began) }
 
+// young reports whether a copy whose load began then may be used at now. Had it
+// changed before the stream of changes was last seen to be whole, it would have
+// been dropped: it is as good as if it had been loaded at that moment. Nobody is
+// trusted with that for longer than maxAge.
 func (c *Cache) young(begun time.Duration, now time.Time) bool {
-	return c.age(now)-begun < c.opts.MaxStale
+	age := c.age(now)
+	return age-max(begun, time.Duration(c.whole.Load())) < c.opts.MaxStale && age-begun < max(maxAge, c.opts.MaxStale)
 }
 
 // record returns the copy of the record under k that may be used at now, or nil.

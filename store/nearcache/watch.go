@@ -64,10 +64,14 @@ func (c *Cache) follow(ctx context.Context, w store.Watcher, told *bool) (wasRea
 	defer func() { // a panic, too, ends the stream
 		if wasReady {
 			c.pushing.Store(false)
-			c.flush()
+			c.flush() // what is loaded from now on is younger than the last proof
 		}
 	}()
-	err = w.Watch(ctx, func() {
+	err = w.Watch(ctx, func(asOf time.Time) {
+		if wasReady { // all that is kept now was current then
+			c.whole.Store(int64(c.age(asOf)))
+			return
+		}
 		wasReady = true
 		c.flush() // of what was loaded before, changes may have been missed
 		c.pushing.Store(true)
@@ -99,7 +103,7 @@ type watcher struct {
 }
 
 // Watch implements [store.Watcher].
-func (w watcher) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (w watcher) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	return w.inner.Watch(ctx, ready, func(ks []store.Key) {
 		w.c.changed(ks)
 		changed(ks)

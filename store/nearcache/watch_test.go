@@ -116,6 +116,66 @@ func TestStreamBeginsAndEndsWithAFlush(t *testing.T) {
 	})
 }
 
+// A copy that no change was told of is as young as the last moment at which the
+// stream of changes was whole.
+func TestCopiesStayYoungWhileTheStreamIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newInner()
+		c := around(t, in, quiet())
+		run(t, c)
+		absent := store.Key{9}
+		create(t, in, key, version(1))
+		synctest.Wait()
+		read := func(n int, rule string) {
+			t.Helper()
+			reads(t, in, n, rule, func() {
+				wants(t, c.Get, 1, rule)
+				if _, err := c.Get(t.Context(), absent); !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("an absent record: %v", err)
+				}
+			})
+		}
+		read(2, "the first reads are the store's")
+		whole := func(d time.Duration) {
+			for ; d > 0; d -= 900 * time.Millisecond {
+				time.Sleep(900 * time.Millisecond)
+				in.whole <- time.Now()
+				synctest.Wait()
+			}
+		}
+		for range 60 {
+			whole(900 * time.Millisecond)
+			read(0, "copies are used for as long as the stream is whole")
+		}
+		whole(7 * time.Second)
+		read(2, "no copy is used for longer than a minute, whatever the stream says")
+
+		// A change that is told of nobody, as by a server that was replaced.
+		if err := in.Store.Replace(t.Context(), key, version(1).Version, version(2)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(900 * time.Millisecond)
+		in.whole <- time.Now().Add(-600 * time.Millisecond) // asked then, answered now
+		synctest.Wait()
+		time.Sleep(300 * time.Millisecond)
+		wants(t, c.Get, 1, "what counts is when the stream was asked, less than MaxStale ago")
+		time.Sleep(100 * time.Millisecond)
+		wants(t, c.Get, 2, "no copy is used for longer than MaxStale after the stream was last seen to be whole")
+
+		time.Sleep(500 * time.Millisecond)
+		in.whole <- time.Now()
+		synctest.Wait()
+		in.cut()
+		synctest.Wait()
+		wants(t, c.Get, 2, "the session")
+		if err := in.Store.Replace(t.Context(), key, version(2).Version, version(3)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		wants(t, c.Get, 3, "what was loaded after the stream broke grows old")
+	})
+}
+
 // maxFirstPause is how long Run waits at most before it tries again.
 const maxFirstPause = 150 * time.Millisecond
 
