@@ -8,6 +8,8 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/redis/rueidis"
@@ -43,28 +45,67 @@ func (s *Store) primaries(ctx context.Context) (list []node, layout string, err 
 	return list, layout, nil
 }
 
-// slotOwners asks the first node that answers for the addresses of the cluster's
-// primaries, and for which slots they have.
+// askPatience is how long a node of a cluster has to answer before the next one is
+// asked as well.
+const askPatience = 100 * time.Millisecond
+
+// slotOwners asks the nodes, until one answers, for the addresses of the cluster's
+// primaries, and for which slots they have. One that hangs holds nobody up.
 func slotOwners(ctx context.Context, nodes map[string]rueidis.Client) (addrs map[string]bool, layout string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		addrs  map[string]bool
+		layout string
+		err    error
+	}
+	answers := make(chan answer, len(nodes))
 	err = errors.New("no node of the cluster is known")
-	for _, asked := range slices.Sorted(maps.Keys(nodes)) {
-		c := nodes[asked]
-		var ranges []rueidis.RedisMessage
-		if ranges, err = c.Do(ctx, c.B().ClusterSlots().Build()).ToArray(); err != nil {
-			continue
+	for rest, open := slices.Sorted(maps.Keys(nodes)), 0; len(rest)+open > 0; {
+		var next <-chan time.Time
+		if len(rest) > 0 {
+			asked, c := rest[0], nodes[rest[0]] // nodes is the caller's again when one has answered
+			go func() {
+				var a answer
+				a.addrs, a.layout, a.err = askSlots(ctx, c, asked)
+				answers <- a
+			}()
+			rest, open = rest[1:], open+1
+			next = time.After(askPatience)
 		}
-		addrs = make(map[string]bool)
-		for _, r := range ranges {
-			text, addr, err := slotRange(r, asked)
-			if err != nil {
-				return nil, "", err
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				return a.addrs, a.layout, nil
 			}
-			addrs[addr] = true
-			layout += text
+			err = a.err
+			open--
+		case <-next:
+		case <-ctx.Done():
+			return nil, "", ctx.Err()
 		}
-		return addrs, layout, nil
 	}
 	return nil, "", err
+}
+
+// askSlots is slotOwners for the node c, whose address is asked.
+func askSlots(ctx context.Context, c rueidis.Client, asked string) (addrs map[string]bool, layout string, err error) {
+	ranges, err := c.Do(ctx, c.B().ClusterSlots().Build()).ToArray()
+	if err != nil {
+		return nil, "", err
+	}
+	addrs = make(map[string]bool)
+	var lines []string
+	for _, r := range ranges {
+		text, addr, err := slotRange(r, asked)
+		if err != nil {
+			return nil, "", err
+		}
+		addrs[addr] = true
+		lines = append(lines, text)
+	}
+	slices.Sort(lines) // Redis 6.2 has them in another order on each node
+	return addrs, strings.Join(lines, ""), nil
 }
 
 // slotRange reads one line of CLUSTER SLOTS, which asked has answered.

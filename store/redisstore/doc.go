@@ -18,8 +18,8 @@
 // remains is a failover to a replica that has not confirmed: have as many replicas
 // as MinReplicas counts, or let Sentinel choose the one that is furthest, as it
 // does. Reads may see a write that is not yet confirmed. Touch does not wait. A request that
-// sets what is there already writes nothing, so it confirms nothing either: the same
-// form sent again after a 503 is answered 200 while the value may still be lost.
+// sets what is there already writes it again ([store.Confirmer]): the same form sent
+// again after a 503 is answered 200 only when replicas have the value.
 //
 // With one replica for each primary, a failover leaves the new one without any: no
 // write is confirmed until the dead server is back. Two replicas and MinReplicas 1
@@ -43,9 +43,10 @@
 //
 // A session is one string under PREFIXs: and the hash of its ID, in base64url, and
 // goes by its own expiry, some minutes after it is invisible. The sessions of an
-// owner are found by a sorted set under PREFIXo: and a hash of the owner. In a
-// cluster those two are on different servers: the entry is written first, so that
-// a crash leaves an entry too many, which is pruned. If a failover loses an entry
+// owner are found by one of 2,048 sorted sets, which all owners share: PREFIXo: and
+// two characters of a hash of the owner. In a cluster a session and its entry there
+// are on different servers: the entry is written first, so that a crash leaves an
+// entry too many, which is pruned. If a failover loses an entry
 // of a session that it keeps, the entry is written again when activity is
 // recorded, after a tenth of the idle timeout in use; until then a revocation of
 // all of the owner's sessions misses that session.
@@ -56,7 +57,7 @@
 //
 //	ACL SETUSER app on >PASSWORD ~PREFIX* resetchannels -@all
 //	  +get +set +getrange +setrange +pexpireat +pttl +del
-//	  +zadd +zscore +zrange +zrem +zremrangebyscore
+//	  +zadd +zscore +zrange +zcard +zrem
 //	  +eval +evalsha +scan +ping +wait +role +hello +auth +select
 //	  +client|setname +client|tracking +cluster|slots +cluster|shards
 //

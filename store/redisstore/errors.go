@@ -62,7 +62,7 @@ func notSent(err error) bool {
 	return ok && op.Op == "dial" || is[handshakeError](err) || is[notBegun](err) || errors.Is(err, errPlaintext)
 }
 
-var errWrongType = fmt.Errorf("%w: the key holds no string; something else writes under this prefix", store.ErrCorrupt)
+var errWrongType = fmt.Errorf("%w: a key is of another type; something else writes under this prefix", store.ErrCorrupt)
 
 func isWrongType(err error) bool {
 	e, ok := rueidis.IsRedisErr(err)
@@ -76,7 +76,7 @@ type replyError struct {
 
 func (e *replyError) Error() string { return e.text }
 
-// advice says what to do about an error of the server, by its first word.
+// advice says what to do about an error of the server, by what kind returns.
 var advice = map[string]string{
 	"NOAUTH":      "the server wants a password: put it into the URL, redis://user:password@host for an ACL user, redis://:password@host for requirepass",
 	"WRONGPASS":   "the user or the password is wrong: see the URL, and ACL GETUSER on the server",
@@ -90,6 +90,44 @@ var advice = map[string]string{
 	"NOREPLICAS":  "fewer replicas are connected than the server's min-replicas-to-write asks for",
 	"MOVED":       "the server is part of a cluster whose slots are elsewhere: use a URL that begins with redis+cluster:// or rediss+cluster://, and if it does, the slots are moving",
 	"BUSY":        "another script holds up the server",
+
+	noSentinel: "this is no Sentinel: name the Sentinels in the URL, whose port usually is 26379, or begin it with redis:// or rediss:// for this server alone",
+	noPrimary:  "the Sentinels know no primary of the name that is the path of the URL",
+	noCommand:  "if this server is a Sentinel, begin the URL with redis+sentinel:// or rediss+sentinel://",
+}
+
+// Kinds of errors that do not begin with a word of their own.
+const (
+	noSentinel = "unknown SENTINEL"
+	noPrimary  = "unknown primary"
+	noCommand  = "unknown command"
+)
+
+// kind returns what an error of the server is about, for advice.
+func kind(text string) string {
+	word, _, _ := strings.Cut(text, " ")
+	switch {
+	case advice[word] != "":
+	case strings.Contains(text, "invalid password"): // Redis 6.2 without ACL
+		return "WRONGPASS"
+	case strings.Contains(text, "user executing the script can't"), strings.Contains(text, "ACL failure in script"):
+		return "NOPERM"
+	case strings.HasPrefix(text, "unknown command") && strings.Contains(text, "SENTINEL"):
+		return noSentinel
+	case strings.HasPrefix(text, "unknown command"):
+		return noCommand
+	case strings.HasPrefix(text, "No such master"):
+		return noPrimary
+	case strings.HasPrefix(text, "Error running script"):
+		// Redis 6.2 puts in front where it was: (call to f_HASH): @user_script:28:
+		// @user_script: 28: -OOM command not allowed …
+		for w := range strings.FieldsSeq(text) {
+			if w, ok := strings.CutPrefix(w, "-"); ok && advice[w] != "" {
+				return w
+			}
+		}
+	}
+	return word
 }
 
 // redisError returns what may be shown of an error of the server, which quotes
@@ -99,11 +137,7 @@ func redisError(err *rueidis.RedisError) error {
 	for _, mark := range []string{", with args beginning", " with args beginning"} {
 		text, _, _ = strings.Cut(text, mark)
 	}
-	word, _, _ := strings.Cut(text, " ")
-	if strings.Contains(text, "invalid password") { // Redis 6.2 without ACL
-		word = "WRONGPASS"
-	}
-	if a := advice[word]; a != "" {
+	if a := advice[kind(text)]; a != "" {
 		text += ": " + a
 	}
 	return &replyError{text}

@@ -4,67 +4,130 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/redis/rueidis"
 )
 
-// The index of an owner is a sorted set of the keys of their records. In a
-// cluster it is on another server than those, so the two are written one after
-// the other, the entry first: a crash between them leaves an entry too many,
-// never one too few.
+// The index of owners is 2,048 sorted sets, each of which holds the entries of many
+// owners: a set for each owner takes three times the memory. In a cluster an entry
+// is on another server than its record, so the two are written one after the other,
+// the entry first: a crash between them leaves an entry too many, never one too few.
 //
-// An entry's score holds when it is of no more use, and when it was made: the
-// second of the record's deadline, times 2^20, plus the second now modulo 2^20,
-// which is twelve days. Both are needed: an entry past its deadline goes when the
-// next one comes; one whose record is absent goes when somebody looks, unless it
-// is so young that its record may be on the way. 52 bits are exact in a double.
-
+// Which set an entry is in, the upper part of its score, and the beginning of its
+// member are all from a hash of the owner; the rest of the member is the record's
+// key. So the entries of an owner are in a row, and owners that share a set and an
+// upper part, by chance or on purpose, are told apart by the member before a record
+// is read, and by the record if all 54 bits are the same.
+//
+// The lower part of the score is when the entry is of no more use, and when it was
+// made. Both are needed: an entry past its deadline goes when somebody finds it; one
+// whose record is absent goes when somebody looks, unless it is so young that its
+// record may be on the way. It is 52 bits in all, because the server writes larger
+// numbers as text, and a list of small ones takes less:
+//
+//	19 bits  of the hash of the owner
+//	24 bits  the deadline, rounded up, in units of 256 s, until the year 2106
+//	 9 bits  when it was made, in units of 8 s, which begin again after 68 minutes
 const (
-	secondBits = 20
+	ownerBits    = 19
+	deadlineBits = 24
+	madeBits     = 9
+	lifeBits     = deadlineBits + madeBits
+
+	deadlineUnit = 256 // seconds
+	madeUnit     = 8   // seconds
+
+	tagSize    = 3
+	memberSize = tagSize + len(store.Key{})
 
 	// young is how long an entry without a record is left alone. A Create takes no
 	// longer, for its caller has a deadline of seconds.
 	young = time.Minute
+
+	// youngUnits has one more for the fractions, and one for the flip of a bit in
+	// enterScript.
+	youngUnits = int64((young/time.Second+madeUnit-1)/madeUnit) + 1
+
+	// One in sampleEvery enterings looks at sample entries of any owners, which is
+	// four for each. Where a share f of a set is past its deadline, 4 f of those go
+	// for each entry that comes, and in the long run one that comes is one that ends:
+	// the share falls while it is more than a quarter, and stays below about that.
+	// To look is half of what entering costs the server already.
+	sampleEvery = 4
+	sample      = 16
 )
+
+// place is where the entries of an owner are.
+type place struct {
+	name  string // of the sorted set
+	first int64  // the least score
+	tag   string // the beginning of each member
+}
+
+// place returns the place of owner. The name of the set is two characters of
+// base64url, which are 11 bits of the hash: it is printable, and shows no owner in a
+// list of keys.
+func (s *Store) place(owner string) place {
+	sum := sha256.Sum256([]byte(owner))
+	return place{
+		name:  s.owners + base64.RawURLEncoding.EncodeToString([]byte{sum[0], sum[1] & 0xe0})[:2],
+		first: int64(binary.BigEndian.Uint32(sum[4:])>>(32-ownerBits)) << lifeBits,
+		tag:   string(sum[8 : 8+tagSize]),
+	}
+}
+
+// last returns the greatest score.
+func (p place) last() int64 { return p.first | (1<<lifeBits - 1) }
+
+func (p place) member(k store.Key) string { return p.tag + text(k[:]) }
 
 type entry struct {
 	key   store.Key
 	score int64
 }
 
-func newEntry(k store.Key, deadline, now time.Time) entry {
-	second := min(deadline.Unix()+1, 1<<32-1)
-	return entry{k, second<<secondBits | now.Unix()&(1<<secondBits-1)}
+func (p place) entry(k store.Key, deadline, now time.Time) entry {
+	end := min(deadline.Unix()/deadlineUnit+1, 1<<deadlineBits-1)
+	return entry{k, p.first | end<<madeBits | made(now)}
 }
 
-// old reports whether the entry was made more than a minute ago. One in twelve
-// days it takes an old one for young, for a minute.
+func made(t time.Time) int64 { return t.Unix() / madeUnit & (1<<madeBits - 1) }
+
+// end is when the entry is of no more use.
+func (e entry) end() time.Time {
+	return time.Unix(e.score>>madeBits&(1<<deadlineBits-1)*deadlineUnit, 0)
+}
+
+// old reports whether the entry was made more than a minute ago, or up to 28 s
+// more. For two minutes and a half in every 68 it takes an old one for
+// young.
 func (e entry) old(now time.Time) bool {
-	age := (now.Unix() - e.score) & (1<<secondBits - 1)
-	return age > int64(young/time.Second) && age < 1<<secondBits-int64(young/time.Second)
+	age := (made(now) - e.score) & (1<<madeBits - 1)
+	return age > youngUnits && age < 1<<madeBits-youngUnits
 }
 
-// ownerKey returns the name of owner's index: half of a hash, which is printable,
-// short, and shows no name in a list of keys. Should two owners ever share it,
-// the owner in each record tells them apart.
-func (s *Store) ownerKey(owner string) string {
-	sum := sha256.Sum256([]byte(owner))
-	return s.owners + base64.RawURLEncoding.EncodeToString(sum[:16])
-}
-
-// enter puts e into the index of owner, by exec or execNow. What it throws out is
-// past its deadline by every clock that is less than grace behind this one.
-func (s *Store) enter(ctx context.Context, exec execFunc, owner string, e entry, now time.Time) error {
-	end := time.Unix(e.score>>secondBits, 0).Add(grace)
-	return exec(ctx, enterScript, s.ownerKey(owner),
-		strconv.FormatInt(e.score, 10), text(e.key[:]),
-		strconv.FormatInt(now.Add(-grace).Unix()<<secondBits, 10),
+// enter puts e into the index of owner. What it throws out is past its deadline by
+// every clock that is less than grace behind this one. With again, which is for a
+// record that is there, an entry with this deadline stays as it is, and no replica
+// is waited for.
+func (s *Store) enter(ctx context.Context, owner string, e entry, now time.Time, again bool) error {
+	exec, flag := s.exec, "0"
+	if again {
+		exec, flag = s.execNow, "1"
+	}
+	p, end := s.place(owner), e.end().Add(grace)
+	return exec(ctx, enterScript, p.name,
+		strconv.FormatInt(e.score, 10), p.member(e.key), flag,
+		strconv.FormatInt(now.Add(-grace).Unix()/deadlineUnit, 10), strconv.FormatUint(uint64(rand.Uint32()), 10),
 		strconv.FormatInt(end.Sub(now).Milliseconds(), 10), millis(end)).Error()
 }
 
@@ -72,7 +135,8 @@ func (s *Store) enter(ctx context.Context, exec execFunc, owner string, e entry,
 // index. If not, a revocation of all the owner's sessions has come between, or
 // may have, and the record goes.
 func (s *Store) stillEntered(ctx context.Context, k store.Key, r store.Record) error {
-	err := s.client.Do(ctx, s.client.B().Zscore().Key(s.ownerKey(r.Owner)).Member(text(k[:])).Build()).Error()
+	p := s.place(r.Owner)
+	err := s.client.Do(ctx, s.client.B().Zscore().Key(p.name).Member(p.member(k)).Build()).Error()
 	if err == nil {
 		return nil
 	}
@@ -98,19 +162,20 @@ func (s *Store) leaveConflict(ctx context.Context, owner string, e entry) {
 		_ = s.forget(ctx, owner, e) // else it is pruned when somebody looks
 	} else {
 		now := time.Now()
-		_ = s.enter(ctx, s.execNow, owner, newEntry(e.key, r.Deadline, now), now)
+		_ = s.enter(ctx, owner, s.place(owner).entry(e.key, r.Deadline, now), now, true)
 	}
 }
 
 // forget takes entries out of the index of owner, but for those that have been
 // made anew.
 func (s *Store) forget(ctx context.Context, owner string, entries ...entry) error {
+	p := s.place(owner)
 	for batch := range slices.Chunk(entries, maxBatch) {
 		args := make([]string, 0, 2*len(batch))
 		for _, e := range batch {
-			args = append(args, strconv.FormatInt(e.score, 10), text(e.key[:]))
+			args = append(args, strconv.FormatInt(e.score, 10), p.member(e.key))
 		}
-		if err := forgetScript.exec(ctx, s.client, s.ownerKey(owner), args...).Error(); err != nil {
+		if err := forgetScript.exec(ctx, s.client, p.name, args...).Error(); err != nil {
 			return err
 		}
 	}
@@ -119,17 +184,20 @@ func (s *Store) forget(ctx context.Context, owner string, entries ...entry) erro
 
 // entries returns the index of owner.
 func (s *Store) entries(ctx context.Context, owner string) ([]entry, error) {
-	pairs, err := s.client.Do(ctx, s.client.B().Zrange().Key(s.ownerKey(owner)).Min("0").Max("-1").Withscores().Build()).AsZScores()
+	p := s.place(owner)
+	low, high := strconv.FormatInt(p.first, 10), strconv.FormatInt(p.last(), 10)
+	pairs, err := s.client.Do(ctx, s.client.B().Zrange().Key(p.name).Min(low).Max(high).Byscore().Withscores().Build()).AsZScores()
 	if err != nil {
 		return nil, err
 	}
 	list := make([]entry, 0, len(pairs))
-	for _, p := range pairs {
-		e := entry{score: int64(p.Score)}
-		if len(p.Member) != len(e.key) {
+	for _, z := range pairs {
+		key, ok := strings.CutPrefix(z.Member, p.tag)
+		if !ok || len(z.Member) != memberSize {
 			continue
 		}
-		copy(e.key[:], p.Member)
+		e := entry{score: int64(z.Score)}
+		copy(e.key[:], key)
 		list = append(list, e)
 	}
 	return list, nil
@@ -157,12 +225,12 @@ func (s *Store) ListOwner(ctx context.Context, owner string) ([]store.Keyed, err
 	err = s.each(ctx, keys, func(k store.Key, r store.Record, err error) error {
 		i++
 		switch {
-		case err == nil && r.Owner == owner:
-			if !r.IsMarker() {
+		case err == nil:
+			if r.Owner == owner && !r.IsMarker() {
 				list = append(list, store.Keyed{Key: k, Record: r})
 			}
 		case errors.Is(err, errExpired): // perhaps by this clock alone
-		case err == nil, errors.Is(err, store.ErrNotFound):
+		case errors.Is(err, store.ErrNotFound):
 			if entries[i].old(now) {
 				dead = append(dead, entries[i])
 			}

@@ -22,7 +22,8 @@ type Options struct {
 
 	// MinReplicas is how many replicas must have a write before it counts. One
 	// that fewer have in time is a [store.ErrUnconfirmed]. If zero, the primary's
-	// word is enough, and what it had not yet passed on is lost with it.
+	// word is enough, and what it had not yet passed on is lost with it. With it, a
+	// request that sets a value to what it is costs a write, too.
 	MinReplicas int
 
 	// ReplicaTimeout is how long a write waits for MinReplicas, rounded up to
@@ -64,7 +65,7 @@ type Store struct {
 	client  rueidis.Client
 	opts    Options
 	records string // prefix of the keys of records
-	owners  string // and of owners' indexes
+	owners  string // and of the sets of the index of owners
 	cluster bool
 	waits   chan struct{} // a token for each write that waits for replicas
 	close   func()        // of a client of our own
@@ -79,6 +80,7 @@ var (
 	_ store.Watcher    = (*Store)(nil)
 	_ store.Sharded    = (*Store)(nil)
 	_ store.Inspector  = (*Store)(nil)
+	_ store.Confirmer  = (*Store)(nil)
 )
 
 // New returns a store over client, which stays the caller's to close. The client
@@ -205,8 +207,8 @@ func (s *Store) Create(ctx context.Context, k store.Key, r store.Record) error {
 	if r.Owner == "" {
 		return s.writeError(ctx, "create", s.create(ctx, k, r, now))
 	}
-	e := newEntry(k, r.Deadline, now)
-	if err := s.enter(ctx, s.exec, r.Owner, e, now); err != nil {
+	e := s.place(r.Owner).entry(k, r.Deadline, now)
+	if err := s.enter(ctx, r.Owner, e, now, false); err != nil {
 		return s.writeError(ctx, "create", err)
 	}
 	if err := s.create(ctx, k, r, now); err != nil {
@@ -280,7 +282,7 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 		err = errAnswer
 	}
 	if err == nil {
-		err = s.enter(ctx, s.execNow, owner, newEntry(k, timeAt(deadline), now), now)
+		err = s.enter(ctx, owner, s.place(owner).entry(k, timeAt(deadline), now), now, true)
 	}
 	return s.writeError(ctx, "touch", err)
 }
@@ -304,7 +306,8 @@ func (s *Store) Delete(ctx context.Context, k store.Key) (existed bool, err erro
 	}
 	if owner, err := res[1].ToString(); err == nil && owner != "" {
 		// The record is gone: an entry that stays is pruned when somebody looks.
-		_ = s.client.Do(ctx, s.client.B().Zrem().Key(s.ownerKey(owner)).Member(text(k[:])).Build()).Error()
+		p := s.place(owner)
+		_ = s.client.Do(ctx, s.client.B().Zrem().Key(p.name).Member(p.member(k)).Build()).Error()
 	}
 	return live != 0, nil
 }

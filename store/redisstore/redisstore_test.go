@@ -182,7 +182,7 @@ func TestNothingIsSentOf(t *testing.T) {
 		"Delete":      second(s.Delete(ended, store.Key{})),
 		"ListOwner":   second(s.ListOwner(ended, "alice")),
 		"DeleteOwner": second(s.DeleteOwner(ended, "alice")),
-		"Watch":       s.Watch(ended, func() {}, func([]store.Key) {}),
+		"Watch":       s.Watch(ended, func(time.Time) {}, func([]store.Key) {}),
 	} {
 		if !errors.Is(err, context.Canceled) || errors.Is(err, store.ErrAmbiguous) {
 			t.Errorf("%s with a context that has ended: %v; want context.Canceled alone", op, err)

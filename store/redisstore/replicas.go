@@ -13,8 +13,9 @@ import (
 // writes a second, none of which it can confirm.
 const maxWaits = 128
 
-// execFunc is exec or execNow.
-type execFunc func(ctx context.Context, x *script, key string, args ...string) rueidis.RedisResult
+// Confirms implements [store.Confirmer]: with [Options.MinReplicas], writes wait for
+// replicas.
+func (s *Store) Confirms() bool { return s.opts.MinReplicas > 0 }
 
 // execNow runs a script without waiting for replicas.
 func (s *Store) execNow(ctx context.Context, x *script, key string, args ...string) rueidis.RedisResult {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
+	"fmt"
 
 	"github.com/redis/rueidis"
 )
@@ -150,12 +151,13 @@ return {ms(v, 11) > tonumber(ARGV[1]) and 1 or 0, string.sub(v, 46, 45 + string.
 `)
 
 	// deleteOwned removes the record if it is of the owner ARGV[2] and its handle
-	// is not one of those that follow. It returns what it found.
+	// is not one of those that follow. It returns what it found. A record of another
+	// owner has its place in the index with this one's, if their hashes begin alike.
 	deleteOwnedScript = newScript(prelude + `
 local v = redis.pcall('GETRANGE', KEYS[1], 0, 299)
 if v == '' then return 0 end
 if type(v) == 'table' or not readable(v) then return 1 end
-if string.sub(v, 46, 45 + string.byte(v, 45)) ~= ARGV[2] then return 0 end
+if string.sub(v, 46, 45 + string.byte(v, 45)) ~= ARGV[2] then return 1 end
 local handle = string.sub(v, 29, 44)
 for i = 3, #ARGV do
 	if ARGV[i] == handle then return 1 end
@@ -165,18 +167,32 @@ if ms(v, 11) > tonumber(ARGV[1]) and string.byte(v, 2) % 2 == 0 then return 3 en
 return 2
 `)
 
-	// enter puts the key ARGV[2] with the score ARGV[1] into an index, and throws
-	// out what is past its deadline, with scores below ARGV[3]. The index lasts
-	// another ARGV[4] milliseconds at least, which is until ARGV[5].
-	enterScript = newScript(`
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. ARGV[3])
-redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIREAT', KEYS[1], ARGV[5]) end
+	// enter puts the member ARGV[2] with the score ARGV[1] into a set of the index.
+	// If ARGV[3] is 1, one with the same deadline stays. Otherwise the score is
+	// another than before, for forget to tell the two apart. Now and then, by the
+	// random number ARGV[5], some entries in a row are looked at, and those go whose
+	// deadline is not after ARGV[4]. The set lasts another ARGV[6] milliseconds at
+	// least, which is until ARGV[7].
+	enterScript = newScript(fmt.Sprintf("local every, sample, made, deadlines = %d, %d, %d, %d", sampleEvery, sample, 1<<madeBits, 1<<deadlineBits) + `
+if ARGV[5] % every == 0 then
+	local n = redis.call('ZCARD', KEYS[1])
+	local from = math.floor(ARGV[5] / every) % math.max(n - sample + 1, 1)
+	local some, dead = redis.call('ZRANGE', KEYS[1], from, from + sample - 1, 'WITHSCORES'), {}
+	for i = 2, #some, 2 do
+		if math.floor(some[i] / made) % deadlines <= tonumber(ARGV[4]) then dead[#dead + 1] = some[i - 1] end
+	end
+	if #dead > 0 then redis.call('ZREM', KEYS[1], unpack(dead)) end
+end
+local score, before = tonumber(ARGV[1]), tonumber(redis.call('ZSCORE', KEYS[1], ARGV[2]) or -1)
+if ARGV[3] == '1' and math.floor(before / made) == math.floor(score / made) then return 0 end
+if before == score then score = score + 1 - score % 2 * 2 end
+redis.call('ZADD', KEYS[1], score, ARGV[2])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[6]) then redis.call('PEXPIREAT', KEYS[1], ARGV[7]) end
 return 0
 `)
 
-	// forget takes pairs of a score and a key out of an index, but for those that
-	// have been entered again since.
+	// forget takes pairs of a score and a member out of a set of the index, but for
+	// those that have been entered again since.
 	forgetScript = newScript(`
 for i = 1, #ARGV, 2 do
 	local score = redis.call('ZSCORE', KEYS[1], ARGV[i + 1])
@@ -188,8 +204,8 @@ return 0
 
 // What deleteOwnedScript found.
 const (
-	foundNothing = iota // nothing, or a record of another owner
-	foundKept           // a record that stays
-	foundOther          // a marker or an expired record; it is deleted
-	foundSession        // a live session; it is deleted
+	foundNothing = iota
+	foundKept    // a record that stays, or one of another owner
+	foundOther   // a marker or an expired record; it is deleted
+	foundSession // a live session; it is deleted
 )

@@ -14,12 +14,15 @@ import (
 
 // watchInterval is how often the connections that wait for changes are tried, and
 // the servers they lead to compared with those that take the writes.
-const watchInterval = time.Second
+const (
+	watchInterval = 250 * time.Millisecond
+	watchPatience = time.Second
+)
 
 // Watch implements [store.Watcher], by client tracking in broadcast mode on a
 // connection of its own to each primary. The keys that are told are those of
 // records under [Options.Prefix]; the server keeps nothing per key for it.
-func (s *Store) Watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (s *Store) Watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	if err := s.watch(ctx, ready, changed); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -29,7 +32,7 @@ func (s *Store) Watch(ctx context.Context, ready func(), changed func([]store.Ke
 	return nil
 }
 
-func (s *Store) watch(ctx context.Context, ready func(), changed func([]store.Key)) error {
+func (s *Store) watch(ctx context.Context, ready func(asOf time.Time), changed func([]store.Key)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -54,7 +57,8 @@ func (s *Store) watch(ctx context.Context, ready func(), changed func([]store.Ke
 		}
 		streams = append(streams, c)
 	}
-	tell.do(ready)
+	began := time.Now()
+	tell.do(func() { ready(began) })
 
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -66,9 +70,17 @@ func (s *Store) watch(ctx context.Context, ready func(), changed func([]store.Ke
 			return fmt.Errorf("a connection that waits for changes broke: %w", cmpErr(err))
 		case <-tick.C:
 		}
+		// A server tells of a change before it answers who has made it, on each
+		// connection in order: when it has answered here, what was changed before
+		// the question has been told. What is changed on another server is not.
+		asOf := time.Now()
 		if err := s.tryStreams(ctx, nodes, streams); err != nil {
 			return err
 		}
+		if err := s.samePrimaries(ctx, nodes); err != nil {
+			return err
+		}
+		tell.do(func() { ready(asOf) })
 	}
 }
 
@@ -94,15 +106,25 @@ func (s *Store) track(ctx context.Context, c rueidis.DedicatedClient) error {
 }
 
 // tryStreams returns an error if a connection is dead without having broken, or
-// leads to a server that is no primary any more.
+// leads to a server that refuses to read. One of a cluster that cannot see the
+// others does, and still answers a PING; it knows nothing of what is changed now.
 func (s *Store) tryStreams(ctx context.Context, nodes []node, streams []rueidis.DedicatedClient) error {
-	ctx, cancel := context.WithTimeout(ctx, watchInterval)
+	ctx, cancel := context.WithTimeout(ctx, watchPatience)
 	defer cancel()
 	for i, c := range streams {
-		if err := c.Do(ctx, c.B().Ping().Build()).Error(); err != nil {
-			return fmt.Errorf("%s does not answer on the connection that waits for changes: %w", nodes[i].addr, err)
+		res := c.Do(ctx, c.B().Get().Key(s.recordKey(store.Key{})).Build())
+		// That the key is elsewhere is as good an answer as any.
+		if err := res.Error(); err != nil && !rueidis.IsRedisNil(err) && !isRedirect(res) {
+			return fmt.Errorf("%s does not read on the connection that waits for changes: %w", nodes[i].addr, err)
 		}
 	}
+	return nil
+}
+
+// samePrimaries returns an error if other servers than nodes take the writes.
+func (s *Store) samePrimaries(ctx context.Context, nodes []node) error {
+	ctx, cancel := context.WithTimeout(ctx, watchPatience)
+	defer cancel()
 	now, _, err := s.primaries(ctx)
 	if err != nil {
 		return err
