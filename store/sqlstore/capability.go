@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -19,15 +20,30 @@ const manyKeys = 64
 // keeps no cursor open, so that it delays neither writes nor checkpoints.
 const listPage = 100
 
-func (q queries) expand(table string) queries {
+// expand fills in the names, and the parameters of lists whose length is fixed.
+func (d Dialect) expand(n names) queries {
+	q := d.queries
 	for _, s := range []*string{
-		&q.get, &q.getMany, &q.create, &q.replace, &q.touch, &q.deleteLive, &q.deleteDead,
-		&q.listOwner, &q.deleteOwner, &q.list, &q.sweep,
+		&q.get, &q.getMany, &q.create, &q.recreate, &q.replace, &q.touch, &q.deleteLive, &q.deleteDead,
+		&q.listOwner, &q.deleteOwner, &q.deleteOwnerRest, &q.list,
+		&q.sweep, &q.sweepDue, &q.sweepLater, &q.sweepBoth,
 	} {
-		*s = expand(*s, table)
+		*s = strings.Replace(d.in(n, *s), "{keys}", d.params(2, manyKeys), 1)
 	}
-	q.getMany = strings.Replace(q.getMany, "{keys}", params(manyKeys), 1)
 	return q
+}
+
+// manyArgs are the arguments of a statement that takes now and {keys}.
+func manyArgs(now any, keys []store.Key) []any {
+	args := make([]any, 1, 1+manyKeys)
+	args[0] = now
+	for i := range manyKeys {
+		if i >= len(keys) {
+			i = 0
+		}
+		args = append(args, keys[i][:])
+	}
+	return args
 }
 
 // GetMany implements [store.GetMany]. It leaves out damaged records, which
@@ -37,18 +53,11 @@ func (s *Store) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]stor
 	for len(ks) > 0 {
 		chunk := ks[:min(len(ks), manyKeys)]
 		ks = ks[len(chunk):]
-		args := []any{now()}
-		for i := range manyKeys {
-			if i >= len(chunk) {
-				i = 0
-			}
-			args = append(args, chunk[i][:])
-		}
 		err := s.query(ctx, func(r store.Keyed, damaged bool) {
 			if !damaged {
 				found[r.Key] = r.Record
 			}
-		}, s.q.getMany, args...)
+		}, s.q.getMany, manyArgs(now(), chunk)...)
 		if err != nil {
 			return nil, s.readError(ctx, "get many", err)
 		}
@@ -84,35 +93,69 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	for _, h := range keep {
 		args = append(args, h[:])
 	}
-	query := strings.Replace(s.q.deleteOwner, "{keep}", params(len(keep)), 1)
+	list := "NULL" // in which nothing is
+	if len(keep) > 0 {
+		list = s.dialect.params(2, len(keep))
+	}
+	fill := strings.NewReplacer("{keep}", list, "{now}", s.dialect.param(2+len(keep)))
 	ended := 0
-	err := s.writes.conn(ctx, func(c *sql.Conn) error {
-		ended = 0 // this may be a second attempt
-		// Not kept prepared: the text depends on the number of handles.
-		rows, err := c.QueryContext(ctx, query, append(args, now())...)
-		if err != nil {
-			return sent{err}
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var live bool
-			if err := rows.Scan(&live); err != nil {
-				return sent{err}
+	err := s.again(ctx, func() error {
+		return s.writes.conn(ctx, func(c *sql.Conn) (err error) {
+			// Not kept prepared: the text depends on the number of handles.
+			var n int
+			if s.q.deleteOwnerRest != "" {
+				n, err = deleteOwnerInTwo(ctx, c, fill.Replace(s.q.deleteOwner), fill.Replace(s.q.deleteOwnerRest), args)
+			} else {
+				n, err = deleteOwner(ctx, c, fill.Replace(s.q.deleteOwner), args)
 			}
-			if live {
-				ended++
-			}
-		}
-		// SQLite commits when the last row has been read or the rows are closed.
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return sent{err}
-		}
-		return nil
+			ended += n // this may be another attempt
+			return err
+		})
 	})
 	if err != nil {
 		return 0, s.writeError(ctx, "delete owner", err)
 	}
 	return ended, nil
+}
+
+func deleteOwner(ctx context.Context, c *sql.Conn, query string, args []any) (ended int, err error) {
+	var now stamp
+	rows, err := c.QueryContext(ctx, query, append(args, &now)...)
+	if err != nil {
+		return 0, now.mark(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var live bool
+		if err := rows.Scan(&live); err != nil {
+			return 0, sent{err}
+		}
+		if live {
+			ended++
+		}
+	}
+	// SQLite commits when the last row has been read or the rows are closed.
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return 0, sent{err}
+	}
+	return ended, nil
+}
+
+// deleteOwnerInTwo ends the live sessions first, and so knows their number.
+func deleteOwnerInTwo(ctx context.Context, c *sql.Conn, live, rest string, args []any) (int, error) {
+	var now stamp
+	res, err := c.ExecContext(ctx, live, append(args, &now)...)
+	if err != nil {
+		return 0, now.mark(err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return 0, sent{err}
+	}
+	if _, err = c.ExecContext(ctx, rest, args...); err != nil {
+		return int(n), halfDone{err}
+	}
+	return int(n), nil
 }
 
 // List implements [store.Lister]. It leaves out damaged records, which
@@ -142,19 +185,111 @@ func (s *Store) List(ctx context.Context) iter.Seq2[store.Keyed, error] {
 			if rows < listPage {
 				return
 			}
+			if bytes.Compare(last[:], after) <= 0 { // a key of another length, which leads nowhere
+				yield(store.Keyed{}, s.readError(ctx, "list", damage("key")))
+				return
+			}
 			after = last[:]
 		}
 	}
 }
 
-// Sweep implements [store.Sweeper]. Other writers wait while it runs, for
-// about a millisecond per hundred records.
+// Sweep implements [store.Sweeper]. In SQLite other writers wait while it runs,
+// for about a millisecond per hundred records. On servers it passes over records
+// that somebody holds at the moment; in PostgreSQL it returns 0 while another
+// sweep of the table is running.
 func (s *Store) Sweep(ctx context.Context, limit int) (int, error) {
 	if limit <= 0 {
 		return 0, fmt.Errorf("sqlstore: sweep: %w: limit is not positive", store.ErrInvalid)
 	}
-	n, err := s.exec(ctx, s.q.sweep, func(now int64) []any { return []any{now, limit} })
-	return int(n), s.writeError(ctx, "sweep", err)
+	sweep := s.sweepAtOnce
+	switch {
+	case s.q.sweepBoth != "":
+		sweep = s.sweepBoth
+	case s.q.sweepDue != "":
+		sweep = s.sweepDue
+	}
+	n, err := sweep(ctx, limit)
+	return n, s.writeError(ctx, "sweep", err)
+}
+
+func (s *Store) sweepAtOnce(ctx context.Context, limit int) (int, error) {
+	n, err := s.exec(ctx, s.q.sweep, func(now *stamp) []any { return []any{now, limit} })
+	return int(n), err
+}
+
+// sweepPart bounds how many rows a statement of a sweep locks, as they may be
+// those of live sessions.
+const sweepPart = 500
+
+func (s *Store) sweepBoth(ctx context.Context, limit int) (removed int, err error) {
+	part := min(limit, sweepPart)
+	for {
+		var due, dead int
+		err := s.again(ctx, func() error {
+			return s.writes.do(ctx, s.q.sweepBoth, func(st statement) error {
+				var now stamp
+				if err := st.QueryRowContext(ctx, &now, part, limit-removed).Scan(&due, &dead); err != nil {
+					return now.mark(err)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return removed, err
+		}
+		removed += dead
+		if due < part || removed >= limit {
+			return removed, nil
+		}
+	}
+}
+
+func (s *Store) sweepDue(ctx context.Context, limit int) (removed int, err error) {
+	for {
+		part := min(limit-removed, manyKeys)
+		var due []store.Key
+		err := s.again(ctx, func() error {
+			return s.reads.do(ctx, s.q.sweepDue, func(st statement) (err error) {
+				due, err = keys(st.QueryContext(ctx, now(), part))
+				return err
+			})
+		})
+		if err != nil || len(due) == 0 {
+			return removed, err
+		}
+		args := func(now *stamp) []any { return manyArgs(now, due) }
+		dead, err := s.exec(ctx, s.q.sweep, args)
+		if err != nil {
+			return removed, err
+		}
+		removed += int(dead)
+		if int(dead) < len(due) {
+			if _, err := s.exec(ctx, s.q.sweepLater, args); err != nil {
+				return removed, err
+			}
+		}
+		if len(due) < part || removed >= limit {
+			return removed, nil
+		}
+	}
+}
+
+// keys reads rows of one column.
+func keys(rows *sql.Rows, err error) ([]store.Key, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ks []store.Key
+	for rows.Next() {
+		var k store.Key
+		if err := rows.Scan((*keyColumn)(&k)); err != nil {
+			return nil, err
+		}
+		ks = append(ks, k)
+	}
+	return ks, rows.Err()
 }
 
 // Ping implements [store.Pinger]. It reads from the table, so that a database
@@ -167,7 +302,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // query calls f for each row that a reading statement finds. Of a damaged one it
 // has the key at most.
 func (s *Store) query(ctx context.Context, f func(r store.Keyed, damaged bool), query string, args ...any) error {
-	return s.reads.do(ctx, query, func(st *sql.Stmt) error {
+	return s.reads.do(ctx, query, func(st statement) error {
 		rows, err := st.QueryContext(ctx, args...)
 		if err != nil {
 			return err

@@ -15,6 +15,11 @@ type sent struct{ error }
 
 func (e sent) Unwrap() error { return e.error }
 
+// halfDone marks an error after the first of two statements.
+type halfDone struct{ error }
+
+func (e halfDone) Unwrap() error { return e.error }
+
 // readError makes an error of a read fit for the caller.
 func (s *Store) readError(ctx context.Context, op string, err error) error {
 	switch {
@@ -30,9 +35,12 @@ func (s *Store) readError(ctx context.Context, op string, err error) error {
 // outcome open becomes ErrAmbiguous.
 func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	var unanswered sent
+	var half halfDone
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &half):
+		return fmt.Errorf("sqlstore: %s: %w: %w", op, store.ErrAmbiguous, s.explain(ctx, err))
 	case !errors.As(err, &unanswered):
 	case s.dialect.diagnose(err).tooLarge:
 		return fmt.Errorf("sqlstore: %s: %w", op, store.ErrTooLarge)
@@ -45,10 +53,23 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	return fmt.Errorf("sqlstore: %s: %w", op, s.explain(ctx, err))
 }
 
-// explain adds what can be done about err, and the context's error if that is
-// what stopped the statement: drivers report it in words of their own.
+// explain is advise for errors of statements that hold sessions: what the
+// driver says is left out if it may hold values.
 func (s *Store) explain(ctx context.Context, err error) error {
-	advice := s.dialect.diagnose(err).advice
+	d := s.dialect.diagnose(err)
+	if d.instead == nil {
+		return s.advise(ctx, err)
+	}
+	return s.because(ctx, d.instead, d.advice)
+}
+
+// advise adds what can be done about err, and the context's error if that is
+// what stopped the statement: drivers report it in words of their own.
+func (s *Store) advise(ctx context.Context, err error) error {
+	return s.because(ctx, err, s.dialect.diagnose(err).advice)
+}
+
+func (s *Store) because(ctx context.Context, err error, advice string) error {
 	if advice != "" {
 		err = fmt.Errorf("%w: %s", err, advice)
 	}

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/coatcheck/coatcheck/store"
 )
 
 // SQLite is the dialect of SQLite 3.37 and later, with any driver.
@@ -33,7 +35,7 @@ var SQLite = Dialect{
 
 		getMany: `SELECT ` + sqliteRead + ` FROM "{table}" WHERE ` + sqliteEnds + ` > ? AND key IN ({keys})`,
 
-		create: `INSERT INTO "{table}" (` + columns + `) VALUES (` + params(10) + `)
+		create: `INSERT INTO "{table}" (` + columns + `) VALUES (` + questions(10) + `)
 ON CONFLICT (key) DO UPDATE SET version = excluded.version, handle = excluded.handle, owner = excluded.owner,
 	created = excluded.created, deadline = excluded.deadline, expires = excluded.expires,
 	next = excluded.next, label = excluded.label, data = excluded.data
@@ -52,7 +54,7 @@ WHERE key = ? AND ` + sqliteEnds + ` > ? AND next IS NULL`,
 		listOwner: `SELECT ` + sqliteRead + ` FROM "{table}" WHERE owner = ? AND ` + sqliteEnds + ` > ? AND next IS NULL`,
 
 		deleteOwner: `DELETE FROM "{table}" WHERE owner = ? AND (handle IN ({keep})) IS NOT TRUE
-RETURNING next IS NULL AND ` + sqliteEnds + ` > ?`,
+RETURNING next IS NULL AND ` + sqliteEnds + ` > {now}`,
 
 		// A key of another length leads nowhere, and there would be no going on
 		// after it.
@@ -87,16 +89,17 @@ WHERE key > ? AND length(key) = 32 AND ` + sqliteEnds + ` > ? ORDER BY key LIMIT
 		},
 		prepare: sqliteWAL,
 		begin:   sqliteBegin,
-		exists:  `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?`,
+		exists:  `SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{table}'`,
 		history: `CREATE TABLE IF NOT EXISTS "{table}_schema" (
 	version INTEGER NOT NULL PRIMARY KEY,
 	applied INTEGER NOT NULL -- Unix milliseconds
 ) STRICT`,
-		record:  `INSERT INTO "{table}_schema" (version, applied) VALUES (?, ?)`,
+		record:  `INSERT INTO "{table}_schema" (version, applied) VALUES ({version}, {time})`,
 		version: `SELECT coalesce(max(version), 0) FROM "{table}_schema"`,
 		verify:  sqliteVerify,
 	},
 	diagnose: sqliteDiagnose,
+	inspect:  sqliteInspect,
 }
 
 // columns is the order in which records are written and read.
@@ -188,7 +191,7 @@ func sqliteMakeRoom(ctx context.Context, c *sql.Conn) bool {
 
 // sqliteBegin takes the write lock at once, whatever the driver's default: a
 // transaction that began as a reader cannot wait for it.
-func sqliteBegin(ctx context.Context, conn *sql.Conn) (end func(error) error, err error) {
+func sqliteBegin(ctx context.Context, conn *sql.Conn, _ names) (end func(error) error, err error) {
 	if _, err := conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
 		return nil, err
 	}
@@ -205,7 +208,8 @@ func sqliteBegin(ctx context.Context, conn *sql.Conn) (end func(error) error, er
 	}, nil
 }
 
-func sqliteVerify(ctx context.Context, c *sql.Conn, table string) error {
+func sqliteVerify(ctx context.Context, c *sql.Conn, n names) error {
+	table := n.table
 	var mode string
 	if err := c.QueryRowContext(ctx, `PRAGMA journal_mode`).Scan(&mode); err != nil {
 		return err
@@ -313,4 +317,34 @@ func sqliteDiagnose(err error) diagnosis {
 		tooLarge:  code == sqliteTooBig,
 		advice:    sqliteAdvice[code],
 	}
+}
+
+func sqliteInspect(x *inspection) []store.Finding {
+	var mode, version string
+	journal := unknown("journal", "PRAGMA journal_mode")
+	if x.scan(`PRAGMA journal_mode`, &mode) == nil {
+		journal = store.Finding{Check: "journal", Severity: store.SeverityOK, Evidence: "the journal mode is " + mode}
+		if mode != "wal" && mode != "memory" {
+			journal.Severity, journal.Fix = store.SeverityWarning, "run Migrate: readers and writers block each other"
+		}
+	}
+	var level int
+	durability := unknown("durability", "PRAGMA synchronous")
+	if x.scan(`PRAGMA synchronous`, &level) == nil {
+		durability = store.Finding{Check: "durability", Severity: store.SeverityOK}
+		switch level {
+		case 0:
+			durability.Severity, durability.Evidence = store.SeverityCritical, "synchronous is OFF: a power cut can damage the file"
+			durability.Fix = "open the file with SQLiteDSN, or set synchronous=NORMAL or FULL"
+		case 1:
+			durability.Evidence = "synchronous is NORMAL: a power cut loses the writes of the last moments, and damages nothing"
+		default:
+			durability.Evidence = "synchronous is FULL: a power cut loses nothing"
+		}
+	}
+	f := unknown("version", "sqlite_version")
+	if x.scan(`SELECT sqlite_version()`, &version) == nil {
+		f = store.Finding{Check: "version", Severity: store.SeverityOK, Evidence: "SQLite " + version}
+	}
+	return []store.Finding{journal, durability, f}
 }

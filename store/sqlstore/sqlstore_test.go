@@ -4,10 +4,15 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"net/url"
+	"os"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/coatcheck/coatcheck/store"
 )
 
 // noDriver is enough for what needs no connection.
@@ -32,6 +37,11 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 		{"a quote", db, SQLite, &Options{Table: `x" (a); DROP TABLE users; --`}, "letters, digits and _"},
 		{"a schema", db, SQLite, &Options{Table: "main.sessions"}, "letters, digits and _"},
 		{"a line's end", db, SQLite, &Options{Table: "sessions\n"}, "letters, digits and _"},
+		{"PostgreSQL", db, PostgreSQL, &Options{Schema: "web", Unprepared: true}, ""},
+		{"MySQL", db, MySQL, &Options{Schema: "web"}, ""},
+		{"a schema with a quote", db, PostgreSQL, &Options{Schema: `web"; DROP TABLE users; --`}, "letters, digits and _"},
+		{"a schema of MySQL with a quote", db, MySQL, &Options{Schema: "web`"}, "letters, digits and _"},
+		{"a schema of SQLite", db, SQLite, &Options{Schema: "main"}, "SQLite has none"},
 		{"a letter of Unicode", db, SQLite, &Options{Table: "sitzungén"}, "letters, digits and _"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -47,16 +57,32 @@ func TestNewRefusesBadConfiguration(t *testing.T) {
 }
 
 func TestQueriesNameTheTable(t *testing.T) {
-	s, err := New(sql.OpenDB(noDriver{}), SQLite, &Options{Table: "mine"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, query := range []string{
-		s.q.get, s.q.getMany, s.q.create, s.q.replace, s.q.touch, s.q.deleteLive, s.q.deleteDead,
-		s.q.listOwner, s.q.deleteOwner, s.q.list, s.q.sweep, s.Schema(),
+	for _, c := range []struct {
+		d            Dialect
+		schema, want string
+	}{
+		{SQLite, "", `"mine"`}, {PostgreSQL, "", ` "mine"`}, {PostgreSQL, "web", `"web"."mine"`}, {MySQL, "", " `mine`"}, {MySQL, "web", "`web`.`mine`"},
 	} {
-		if !strings.Contains(query, `"mine"`) || strings.Contains(query, "{table}") {
-			t.Errorf("this does not name the table:\n%s", query)
+		s, err := New(sql.OpenDB(noDriver{}), c.d, &Options{Table: "mine", Schema: c.schema})
+		if err != nil {
+			t.Fatal(err)
+		}
+		queries := reflect.ValueOf(s.q)
+		texts := append(s.Grants("app"), s.Schema())
+		for i := range queries.NumField() {
+			if text := queries.Field(i).String(); text != "" {
+				texts = append(texts, text)
+			}
+		}
+		for _, text := range texts {
+			if !strings.Contains(text, c.want) && !strings.Contains(text, "mine_schema") && text != `GRANT USAGE ON SCHEMA "web" TO app` {
+				t.Errorf("%s: this does not name the table as %s:\n%s", c.d.name, c.want, text)
+			}
+			for token := range strings.FieldsFuncSeq(text, func(r rune) bool { return r != '{' && r != '}' && (r < 'a' || r > 'z') }) {
+				if strings.HasPrefix(token, "{") && token != "{keep}" && token != "{now}" {
+					t.Errorf("%s: %s is left in:\n%s", c.d.name, token, text)
+				}
+			}
 		}
 	}
 }
@@ -149,5 +175,127 @@ func TestDiagnosis(t *testing.T) {
 	}
 	if sqliteDiagnose(errors.New("of the driver")).unapplied {
 		t.Error("an error without a result code passes for a proof that nothing was written")
+	}
+}
+
+// The shapes that drivers of servers give their errors.
+type (
+	pgxError   struct{ Severity, Code, Message, Detail string }
+	mysqlError struct {
+		Number   uint16
+		SQLState [5]byte
+		Message  string
+	}
+)
+
+func (e *pgxError) Error() string    { return e.Message + e.Detail }
+func (e *pgxError) SQLState() string { return e.Code }
+func (e *mysqlError) Error() string  { return e.Message }
+
+// TestServerDiagnosis: only what proves that nothing was written may say so.
+func TestServerDiagnosis(t *testing.T) {
+	const unapplied, again, open = "unapplied", "again", "open"
+	for code, want := range map[string]string{
+		"40001": again, "40P01": again, "40003": open, "57P01": open, "57P02": open, "08006": open, "08P01": open,
+		"25006": unapplied, "53100": unapplied, "53300": unapplied, "42501": unapplied, "42P01": unapplied, "57014": unapplied, "57P03": unapplied,
+	} {
+		d := postgresDiagnose(sent{&pgxError{Code: code}})
+		if d.unapplied != (want != open) || d.again != (want == again) || d.answered != (want != open) {
+			t.Errorf("SQLSTATE %s: %+v; want %s", code, d, want)
+		}
+		if d.advice == "" && want == unapplied {
+			t.Errorf("SQLSTATE %s: no advice", code)
+		}
+	}
+	for number, want := range map[uint16]string{
+		1213: again, 1205: unapplied, 1053: open, 1180: open, 1927: open, 4031: open,
+		1040: unapplied, 1045: unapplied, 1114: unapplied, 1142: unapplied, 1146: unapplied, 1290: unapplied, 1792: unapplied, 1836: unapplied, 1317: unapplied,
+	} {
+		d := mysqlDiagnose(sent{&mysqlError{Number: number}})
+		if d.unapplied != (want != open) || d.again != (want == again) {
+			t.Errorf("number %d: %+v; want %s", number, d, want)
+		}
+		if d.advice == "" && want == unapplied {
+			t.Errorf("number %d: no advice", number)
+		}
+	}
+	for name, d := range map[string]diagnosis{
+		"PostgreSQL": postgresDiagnose(errors.New("of the driver")), "MySQL": mysqlDiagnose(errors.New("of the driver")),
+	} {
+		if d.unapplied || d.answered || d.instead != nil {
+			t.Errorf("%s: an error without a code is %+v", name, d)
+		}
+	}
+}
+
+// TestServerErrorsAreRewritten: what may hold a value is not shown, in any form,
+// and what cannot is.
+func TestServerErrorsAreRewritten(t *testing.T) {
+	for _, c := range []struct {
+		d           Dialect
+		err         error
+		shown, code string
+	}{
+		{PostgreSQL, &pgxError{Code: "23505", Message: "duplicate key: needle", Detail: "Key (key)=(needle)"}, "", "23505"},
+		{PostgreSQL, &pgxError{Code: "22P02", Message: "invalid input: needle"}, "", "22P02"},
+		{PostgreSQL, &pgxError{Code: "42501", Message: "permission denied for table t", Detail: "needle"}, "for table t", "42501"},
+		{PostgreSQL, errors.Join(errors.New("first"), &pgxError{Code: "42501", Message: "permission denied for table t", Detail: "needle"}), "for table t", "42501"},
+		{MySQL, &mysqlError{Number: 1062, Message: "Duplicate entry 'needle' for key 'PRIMARY'"}, "", "1062"},
+		{MySQL, &mysqlError{Number: 1366, Message: "Incorrect value: 'needle'"}, "", "1366"},
+		{MySQL, &mysqlError{Number: 1142, Message: "INSERT command denied to user"}, "denied to user", "1142"},
+	} {
+		s, err := New(sql.OpenDB(noDriver{}), c.d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{
+			s.writeError(t.Context(), "create", sent{c.err}), s.readError(t.Context(), "get", fmt.Errorf("wrapped: %w", c.err)),
+		} {
+			text := fmt.Sprintf("%v %+v %#v", err, err, err)
+			if strings.Contains(text, "needle") || !strings.Contains(text, c.code) || !strings.Contains(text, c.shown) {
+				t.Errorf("%s %s: the error is %q; want the code, %q and no needle", c.d.name, c.code, text, c.shown)
+			}
+			if errors.Is(err, store.ErrAmbiguous) {
+				t.Errorf("%s %s: %v is an ErrAmbiguous, and the server has refused it", c.d.name, c.code, err)
+			}
+		}
+	}
+}
+
+func TestMySQLNumber(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		number int
+		ok     bool
+	}{
+		{&mysqlError{Number: 1062}, 1062, true},
+		{sent{fmt.Errorf("step 1: %w", &mysqlError{Number: 1040})}, 1040, true},
+		{errors.Join(errors.New("first"), &mysqlError{Number: 1040}), 1040, true},
+		{errors.New("none"), 0, false},
+		{nil, 0, false},
+	} {
+		if number, ok := mysqlNumber(c.err); number != c.number || ok != c.ok {
+			t.Errorf("mysqlNumber(%v) is %d, %v; want %d, %v", c.err, number, ok, c.number, c.ok)
+		}
+	}
+}
+
+// TestGrantsAreDocumented: the rights that stores are tested with are those that
+// the documentation names.
+func TestGrantsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for role, d := range map[string]Dialect{"app": PostgreSQL, "'app'@'%'": MySQL} {
+		s, err := New(sql.OpenDB(noDriver{}), d, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, grant := range s.Grants(role) {
+			if !strings.Contains(string(doc), "\t"+grant+"\n") {
+				t.Errorf("the documentation lacks %s", grant)
+			}
+		}
 	}
 }

@@ -10,9 +10,34 @@ import (
 
 var errClosed = errors.New("the store is closed")
 
-// statements runs prepared statements, each prepared at its first use.
+// statement is a prepared one, or a text.
+type statement interface {
+	ExecContext(ctx context.Context, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, args ...any) *sql.Row
+}
+
+// text is a statement that is sent as it is each time.
+type text struct {
+	db    *sql.DB
+	query string
+}
+
+func (t text) ExecContext(ctx context.Context, args ...any) (sql.Result, error) {
+	return t.db.ExecContext(ctx, t.query, args...)
+}
+
+func (t text) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
+	return t.db.QueryContext(ctx, t.query, args...)
+}
+
+func (t text) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
+	return t.db.QueryRowContext(ctx, t.query, args...)
+}
+
+// statements runs statements, each prepared at its first use.
 type statements interface {
-	do(ctx context.Context, query string, f func(*sql.Stmt) error) error
+	do(ctx context.Context, query string, f func(statement) error) error
 	// conn lends a connection, alone. Where f finds no space, it may be called
 	// once more.
 	conn(ctx context.Context, f func(*sql.Conn) error) error
@@ -21,14 +46,26 @@ type statements interface {
 
 // pool runs statements on whichever connection is free.
 type pool struct {
-	db     *sql.DB
-	mu     sync.RWMutex
-	cached map[string]*sql.Stmt // nil: closed
+	db         *sql.DB
+	unprepared bool
+	mu         sync.RWMutex
+	cached     map[string]*sql.Stmt // nil: closed
 }
 
-func newPool(db *sql.DB) *pool { return &pool{db: db, cached: map[string]*sql.Stmt{}} }
+func newPool(db *sql.DB, unprepared bool) *pool {
+	return &pool{db: db, unprepared: unprepared, cached: map[string]*sql.Stmt{}}
+}
 
-func (p *pool) do(ctx context.Context, query string, f func(*sql.Stmt) error) error {
+func (p *pool) do(ctx context.Context, query string, f func(statement) error) error {
+	if p.unprepared {
+		p.mu.RLock()
+		closed := p.cached == nil
+		p.mu.RUnlock()
+		if closed {
+			return errClosed
+		}
+		return f(text{p.db, query})
+	}
 	st, err := p.prepared(ctx, query)
 	if err != nil {
 		return err
@@ -103,7 +140,7 @@ func newTurns(db *sql.DB, d Dialect) *turns {
 	return &turns{db: db, care: *d.turns, diagnose: d.diagnose, slot: make(chan struct{}, 1)}
 }
 
-func (t *turns) do(ctx context.Context, query string, f func(*sql.Stmt) error) error {
+func (t *turns) do(ctx context.Context, query string, f func(statement) error) error {
 	return t.conn(ctx, func(c *sql.Conn) error {
 		st, ok := t.cached[query]
 		if !ok {
