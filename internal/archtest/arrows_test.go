@@ -91,6 +91,10 @@ func sound() graph {
 	g["./session"].testImports = []string{"./store/memstore", "./session/sessiontest", "testing"}
 
 	add("./store/redisstore", "./store/redisstore", "./store", "github.com/redis/rueidis")
+	add("./store/dynamostore", "./store/dynamostore", "./store", "github.com/aws/aws-sdk-go-v2/service/dynamodb")
+	add("go.mongodb.org/mongo-driver/v2", "go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology", "net")
+	add("go.mongodb.org/mongo-driver/v2", "go.mongodb.org/mongo-driver/v2/mongo", "go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology")
+	add("./store/mongostore", "./store/mongostore", "./store", "go.mongodb.org/mongo-driver/v2/mongo")
 	add("./store/nearcache", "./store/nearcache", "./store", "github.com/maypok86/otter/v2")
 	add("./store/breaker", "./store/breaker", "./store", "github.com/sony/gobreaker/v2")
 	g["./store/redisstore"].testImports = []string{"./internal/testserver"}

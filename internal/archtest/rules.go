@@ -70,6 +70,24 @@ var rules = []rule{
 		broken: []edge{{from: "./store/redisstore", to: "github.com/stretchr/testify/require"}},
 	},
 	{
+		in:     []string{"./store/dynamostore/..."},
+		only:   []string{std, "./store", "./store/dynamostore/...", "github.com/aws/aws-sdk-go-v2/...", "github.com/aws/smithy-go/..."},
+		why:    "who keeps sessions in DynamoDB takes on AWS's client, and nothing else",
+		broken: []edge{{from: "./store/dynamostore", to: "github.com/stretchr/testify/require"}},
+	},
+	{
+		in:     []string{"./store/mongostore/..."},
+		only:   []string{std, "./store", "./store/mongostore/...", "go.mongodb.org/mongo-driver/v2/..."},
+		why:    "who keeps sessions in MongoDB takes on its driver, and nothing else",
+		broken: []edge{{from: "./store/mongostore", to: "github.com/stretchr/testify/require"}},
+	},
+	{
+		in:     []string{"./store/mongostore/..."},
+		never:  []string{"go.mongodb.org/mongo-driver/v2/x/..."},
+		why:    "below x the driver promises nothing from one version to the next, and the version is the app's choice",
+		broken: []edge{{from: "./store/mongostore", to: "go.mongodb.org/mongo-driver/v2/x/mongo/driver/topology"}},
+	},
+	{
 		in:     []string{"./store/nearcache/..."},
 		only:   []string{std, "./store", "./store/nearcache/...", "github.com/maypok86/otter/v2/..."},
 		why:    "the cache goes around any store, so it knows none",

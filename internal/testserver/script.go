@@ -87,7 +87,7 @@ func (s *Server) read() error {
 		s.Nodes = append(s.Nodes, n)
 		s.pids[n.Name] = pid
 	}
-	s.Kind, s.Version, s.URL = values["KIND"], values["VERSION"], values["URL"]
+	s.Kind, s.Version, s.URL, s.AdminURL = values["KIND"], values["VERSION"], values["URL"], values["ADMIN_URL"]
 	if values["CA"] != "" {
 		s.TLS = &TLS{
 			CA: values["CA"], Cert: values["CERT"], Key: values["KEY"],

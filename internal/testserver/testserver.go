@@ -20,7 +20,8 @@ type Options struct {
 	Config []string
 
 	// Password is what clients of the server, though not of its Sentinels, must
-	// know; it becomes part of the URL. If "", there is none.
+	// know; it becomes part of the URL. If "", there is none, and in SQL a random
+	// one.
 	Password string
 }
 
@@ -30,8 +31,11 @@ type Server struct {
 	Kind    string
 	Version string
 	URL     string // what coatcheck --store takes
-	Nodes   []Node
-	TLS     *TLS // nil without
+	// AdminURL is the URL of a user who may do everything, such as making roles
+	// with few rights, where that of URL may not: in SQL. Else it is "".
+	AdminURL string
+	Nodes    []Node
+	TLS      *TLS // nil without
 
 	script *script
 
@@ -43,7 +47,7 @@ type Server struct {
 type Node struct {
 	Name string
 	Addr string // host and port
-	Role string // at the start: primary, replica or sentinel
+	Role string // at the start: primary, replica, sentinel or pooler
 }
 
 // TLS has the files of internal/testcerts. Those without a longer name are the
@@ -64,7 +68,7 @@ const patience = time.Minute
 
 // optional are the kinds whose absence is never a failure: no stable release of
 // Debian has them.
-var optional = []string{"valkey"}
+var optional = []string{"valkey", "mysql", "mysql-tls", "mongo", "mongo-tls"}
 
 // Start starts a server for one test, which it ends with.
 func Start(t testing.TB, kind string, opts *Options) *Server {
@@ -165,10 +169,12 @@ func (s *Server) PID(t testing.TB, name string) int {
 	return s.pids[name]
 }
 
-// Kill ends a node at once, as a crash does, and returns when its port refuses
-// connections.
+// Kill ends a node and its children at once, as a crash does, and returns when its
+// port refuses connections.
 func (s *Server) Kill(t testing.TB, name string) {
 	t.Helper()
+	// Stopped first, none of them can notice and react.
+	s.Freeze(t, name)
 	s.signal(t, name, kill)
 	n := s.Node(t, name)
 	await(t, name+" to refuse connections", func() bool { return !listens(n.Addr) })
@@ -194,12 +200,18 @@ func (s *Server) Restart(t testing.TB, name string) {
 }
 
 // Freeze stops a node, whose connections stay open and go unanswered, as when its
-// machine hangs. The end of the test's server thaws it.
+// machine hangs. With it stop its children: in PostgreSQL each connection is one's,
+// which would go on. The end of the test's server thaws it.
 func (s *Server) Freeze(t testing.TB, name string) {
 	t.Helper()
-	s.signal(t, name, freeze)
 	pid := s.PID(t, name)
+	s.send(t, name, pid, freeze)
 	await(t, name+" to be frozen", func() bool { return frozen(pid) })
+	// From here on it has no new ones.
+	for _, child := range children(pid) {
+		s.send(t, name, child, freeze)
+		await(t, name+"'s child to be frozen", func() bool { return frozen(child) })
+	}
 }
 
 // Thaw continues a frozen node.
@@ -208,10 +220,20 @@ func (s *Server) Thaw(t testing.TB, name string) {
 	s.signal(t, name, thaw)
 }
 
+// signal sends a signal to a frozen node and its children, and to it last: until
+// then they are its.
 func (s *Server) signal(t testing.TB, name string, send func(pid int) error) {
 	t.Helper()
-	if err := send(s.PID(t, name)); err != nil {
-		t.Fatalf("%s, process %d: %v", name, s.PID(t, name), err)
+	pid := s.PID(t, name)
+	for _, p := range append(children(pid), pid) {
+		s.send(t, name, p, send)
+	}
+}
+
+func (s *Server) send(t testing.TB, name string, pid int, send func(pid int) error) {
+	t.Helper()
+	if err := send(pid); err != nil {
+		t.Fatalf("%s, process %d: %v", name, pid, err)
 	}
 }
 

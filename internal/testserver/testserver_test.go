@@ -230,13 +230,20 @@ func TestScriptKilled(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux ends a process with its parent")
 	}
-	s, err := start(t.Logf, []string{"redis", filepath.Join(t.TempDir(), "redis")})
-	need(t, "redis", err)
-	if err := s.script.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+	for _, kind := range []string{"redis", "mariadb", "pgbouncer"} {
+		t.Run(kind, func(t *testing.T) {
+			if testing.Short() && kind != "redis" {
+				t.Skip("takes seconds: run it without -short")
+			}
+			s, err := start(t.Logf, []string{kind, filepath.Join(t.TempDir(), kind)})
+			need(t, kind, err)
+			if err := s.script.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			s.script.cmd.Wait()
+			gone(t, s.Nodes)
+		})
 	}
-	s.script.cmd.Wait()
-	gone(t, s.Nodes)
 }
 
 // TestParentKilled proves that no server outlives the test process, be it killed -9.
@@ -290,7 +297,7 @@ func startOnce() error {
 // to take over: what the kinds are for.
 func TestManyNodes(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("takes seconds: run it without -short")
 	}
 	for _, c := range []struct {
 		kind, url           string
