@@ -25,7 +25,7 @@ import (
 // that was is printed beside what a plain client saw of the same failover.
 func TestFailoverOfRedis(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes a quarter of a minute for each set-up")
+		t.Skip("takes a quarter of a minute for each set-up: run it without -short")
 	}
 	for _, kind := range []string{"redis-cluster-tls", "redis-sentinel-tls"} {
 		t.Run(kind, func(t *testing.T) { testFailover(t, kind, true) })

@@ -18,6 +18,9 @@ import (
 // A stopped process keeps its connections, and the kernel goes on accepting more
 // of them for it: only its health checks tell.
 func TestFrozenWorkerKeepsNobodyWaitingAndIsReplaced(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run it without -short")
+	}
 	t.Parallel() // it waits most of its time
 	u := uptest.Start(t, "--workers", "2")
 	frozen := u.Fleet().Workers[0]
@@ -53,6 +56,9 @@ func TestFrozenWorkerKeepsNobodyWaitingAndIsReplaced(t *testing.T) {
 }
 
 func TestFrozenWorkersDoNotSpoilTheEnd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run it without -short")
+	}
 	t.Parallel()
 	for _, known := range []bool{true, false} {
 		u := uptest.Start(t, "--workers", "2")

@@ -2,6 +2,7 @@
 //
 //	coatcheck up       a whole fleet on this machine: store, servers, balancer
 //	coatcheck serve    one server, for use behind any other balancer
+//	coatcheck schema   the tables of a store in SQL: print, apply, verify
 //
 // Its exit status is 0 if all went well, 1 if something failed, and 2 if the
 // command line makes no sense.
@@ -20,6 +21,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"golang.org/x/term"
 )
 
@@ -34,8 +36,9 @@ type commandLine struct {
 	JSON    bool             `help:"Print results and errors as JSON, one object a line."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 
-	Up    upCommand    `cmd:"" help:"Run a fleet on this machine: session store, web servers, balancer and admin interface."`
-	Serve serveCommand `cmd:"" help:"Run one web server alone, for use behind any other balancer."`
+	Up     upCommand     `cmd:"" help:"Run a fleet on this machine: session store, web servers, balancer and admin interface."`
+	Serve  serveCommand  `cmd:"" help:"Run one web server alone, for use behind any other balancer."`
+	Schema schemaCommand `cmd:"" help:"Print, apply or verify the tables of a store in SQL."`
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -50,7 +53,7 @@ func run(args []string) int {
 		&cl,
 		kong.Name("coatcheck"),
 		kong.Description("A fleet of stateless web servers whose visitors never notice when one dies."),
-		kong.Vars{"version": version()},
+		kong.Vars{"version": version(), "stores": storeurl.Supported},
 		kong.UsageOnError(),
 	)
 	if err != nil {
@@ -58,7 +61,7 @@ func run(args []string) int {
 	}
 	kctx, err := parser.Parse(args)
 	if err != nil {
-		complain(out, cl.JSON, fmt.Errorf("%w (see coatcheck --help)", err))
+		complain(out, cl.JSON, fmt.Errorf("%w (see %s --help)", err, wrongCommand(err)))
 		return exitUsage
 	}
 	p := &printer{
@@ -74,6 +77,16 @@ func run(args []string) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// wrongCommand returns the command whose line makes no sense.
+func wrongCommand(err error) string {
+	if e, ok := errors.AsType[*kong.ParseError](err); ok {
+		if sub := e.Context.Selected(); sub != nil {
+			return sub.FullPath()
+		}
+	}
+	return "coatcheck"
 }
 
 // flushTimeout bounds the wait for whoever reads standard error, at the end.

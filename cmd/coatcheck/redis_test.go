@@ -102,6 +102,9 @@ func TestUpOnRedis(t *testing.T) {
 }
 
 func TestUpOnEveryTopology(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run it without -short")
+	}
 	for kind, topology := range map[string]string{
 		"redis-tls": "standalone", "redis-sentinel": "sentinel", "redis-cluster": "cluster",
 	} {
@@ -123,10 +126,10 @@ func TestUpOnEveryTopology(t *testing.T) {
 }
 
 func TestShoppersNeverNoticeKillsAndScalingOnRedis(t *testing.T) {
-	d := 10 * time.Second
 	if testing.Short() {
-		d = time.Second
+		t.Skip("takes seconds: run it without -short")
 	}
+	const d = 10 * time.Second
 	t.Run("plain", func(t *testing.T) { testKillsAndScaling(t, d, onRedis(t)...) })
 	t.Run("near-cache", func(t *testing.T) { testKillsAndScaling(t, d, append(onRedis(t), "--near-cache")...) })
 }
@@ -170,10 +173,10 @@ func TestSignOutReachesEveryNearCache(t *testing.T) {
 // 503 while it is away, and then go on where they were. A web server that dies
 // meanwhile is replaced, and those who have no session are served all along.
 func TestOutageOfRedisSignsNobodyOut(t *testing.T) {
-	d := 10 * time.Second
 	if testing.Short() {
-		d = time.Second
+		t.Skip("takes seconds: run it without -short")
 	}
+	const d = 10 * time.Second
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -181,12 +184,15 @@ func TestOutageOfRedisSignsNobodyOut(t *testing.T) {
 		{"plain", nil},
 		{"near-cache", []string{"--near-cache"}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { testOutageOfRedis(t, d, tt.args...) })
+		t.Run(tt.name, func(t *testing.T) {
+			s := testserver.Start(t, "redis", &testserver.Options{Config: []string{"appendonly yes", "appendfsync always"}})
+			testOutage(t, d, s, tt.args...)
+		})
 	}
 }
 
-func testOutageOfRedis(t *testing.T, d time.Duration, args ...string) {
-	s := testserver.Start(t, "redis", &testserver.Options{Config: []string{"appendonly yes", "appendfsync always"}})
+// testOutage kills the server's one node, which keeps what it has acknowledged.
+func testOutage(t *testing.T, d time.Duration, s *testserver.Server, args ...string) {
 	u := uptest.Start(t, append(args, "--workers", "3", "--store", s.URL)...)
 	x := newTrouble(t, u)
 	v := newVisitor(t, u, nil)
@@ -203,11 +209,15 @@ func testOutageOfRedis(t *testing.T, d time.Duration, args ...string) {
 
 	var mu sync.Mutex
 	failed := make(map[int]int)
+	var refused []time.Duration // how long a 503 took
 	opts := shopper.Options{Think: 100 * time.Millisecond, Observe: func(r shopper.Request) {
 		if r.Fault == shopper.FailedRequest {
 			mu.Lock()
 			defer mu.Unlock()
 			failed[r.Status]++
+			if r.Status == http.StatusServiceUnavailable {
+				refused = append(refused, r.Took)
+			}
 		}
 	}}
 	outages := 0
@@ -227,7 +237,9 @@ func testOutageOfRedis(t *testing.T, d time.Duration, args ...string) {
 			servedBy(t, u)
 		}
 		s.Restart(t, "node-1")
+		back := time.Now()
 		awaitEveryReadyz(t, u, "every server has its store again", func(r readyz) bool { return r.Store == "ok" && r.Breaker == "closed" })
+		t.Logf("every server had its store again %v after that answered", time.Since(back).Round(time.Millisecond))
 		v.mustHave("alice", 2)
 		uptest.Await(t, "changes again", func() bool { return add() == http.StatusOK })
 		after := pids(u.AwaitWorkers(3))
@@ -237,11 +249,15 @@ func testOutageOfRedis(t *testing.T, d time.Duration, args ...string) {
 	})
 	t.Logf("the shoppers say:\n%s", r)
 	t.Logf("%d outages; failed requests by status: %v", outages, failed)
+	if n := len(refused); n > 0 {
+		slices.Sort(refused)
+		t.Logf("a 503 took %v (p50), %v (p99), %v at most", refused[n/2], refused[n*99/100], refused[n-1])
+	}
 	if r.SignOuts+r.LostItems+r.SurplusItems+r.WrongUsers > 0 {
 		t.Errorf("an outage cost the shoppers %d sign-outs, %d lost items, %d surplus items, %d wrong users", r.SignOuts, r.LostItems, r.SurplusItems, r.WrongUsers)
 	}
 	for status, n := range failed {
-		// 500 is the answer where an answer of Redis was lost and another tab has
+		// 500 is the answer where an answer of the store was lost and another tab has
 		// written since: whether the first write is in that, nobody can tell.
 		if status != http.StatusServiceUnavailable && status != http.StatusInternalServerError {
 			t.Errorf("%d requests were answered %d during the outages, want 503", n, status)

@@ -393,6 +393,9 @@ func TestInterruptDuringTheStartLeavesNothingBehind(t *testing.T) {
 }
 
 func TestVisitorWhoNeverFinishesDoesNotSpoilTheEnd(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds: run it without -short")
+	}
 	t.Parallel() // it waits most of its time
 	u := uptest.Start(t, "--workers", "2")
 	workers := pids(u.Fleet())

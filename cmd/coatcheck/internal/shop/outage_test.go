@@ -123,15 +123,11 @@ func testOutageAtCommit(t *testing.T, method string) {
 func TestLogoutInOutage(t *testing.T) { synctest.Test(t, testLogoutInOutage) }
 
 func testLogoutInOutage(t *testing.T) {
-	for _, method := range []string{"", "Replace"} { // all is down, or writing only
+	for _, methods := range [][]string{nil, {"Replace", "Delete"}} { // all is down, or writing only
 		st := storetest.NewFaults(memstore.New(), nil)
 		v := serveInProcess(t, st, workers...).visitor(t)
 		v.signIn("alice")
-		fault := storetest.Every(storetest.Fault{Err: errDown})
-		if method != "" {
-			fault = storetest.Every(storetest.Fault{Err: errDown}, method)
-		}
-		st.SetHook(fault)
+		st.SetHook(storetest.Every(storetest.Fault{Err: errDown}, methods...))
 		a := v.post("/logout").want(t, http.StatusServiceUnavailable)
 		if _, cleared := a.sets("session"); !cleared {
 			t.Error("a logout in an outage leaves the cookie")

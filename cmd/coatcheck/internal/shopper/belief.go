@@ -107,6 +107,10 @@ func (b belief) mayBe(user string) bool {
 	return slices.ContainsFunc(b, func(s state) bool { return s.User == user })
 }
 
+func (b belief) mustBe(user string) bool {
+	return !slices.ContainsFunc(b, func(s state) bool { return s.User != user })
+}
+
 func (b belief) String() string {
 	var out []string
 	for _, s := range b[:min(len(b), 4)] {

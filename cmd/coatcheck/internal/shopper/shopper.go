@@ -204,7 +204,7 @@ func (s *shopper) add(it item) {
 // addInTwoTabs adds all at once. What an answer says may be without the other
 // addition, so none is judged.
 func (s *shopper) addInTwoTabs(items []item) {
-	if !s.belief.mayBe(s.name) {
+	if !s.belief.mustBe(s.name) {
 		// Parallel first requests of a visitor without a cookie make a session each.
 		for _, it := range items {
 			s.add(it)

@@ -169,6 +169,14 @@ func TestShoppersNoticeEachFault(t *testing.T) {
 				w.WriteHeader(http.StatusInternalServerError)
 			})
 		}, []shopper.Kind{shopper.FailedRequest}},
+		{"answers 500 after sign-ins and checks", func(h http.Handler) http.Handler {
+			return nth(1, h, func(r *http.Request) bool {
+				return is("POST", "/login")(r) || is("GET", "/api/session")(r)
+			}, func(w http.ResponseWriter, r *http.Request) {
+				carryOut(h, r)
+				w.WriteHeader(http.StatusInternalServerError)
+			})
+		}, []shopper.Kind{shopper.FailedRequest}},
 		{"answers 503 to checks", func(h http.Handler) http.Handler {
 			return nth(2, h, is("GET", "/api/session"), answerWith(http.StatusServiceUnavailable))
 		}, []shopper.Kind{shopper.FailedRequest}},

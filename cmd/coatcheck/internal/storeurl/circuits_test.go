@@ -46,3 +46,22 @@ func TestOutageOfManyShardsIsToldOnce(t *testing.T) {
 		t.Errorf("the end was told %d times:\n%s", closed, &b)
 	}
 }
+
+// Attempts fail in the same way, but each from a port of its own.
+func TestReasonsAreToldOnceEach(t *testing.T) {
+	told := make(reasons)
+	for _, tt := range []struct {
+		text string
+		want bool
+	}{
+		{"read tcp 127.0.0.1:40001->127.0.0.1:6379: connection reset", true},
+		{"read tcp 127.0.0.1:40002->127.0.0.1:6379: connection reset", false},
+		{"NOAUTH", true},
+		{"read tcp 127.0.0.1:40003->127.0.0.1:6379: connection reset", false},
+		{"NOAUTH", false},
+	} {
+		if got := told.add(errors.New(tt.text)); got != tt.want {
+			t.Errorf("%s: new %t, want %t", tt.text, got, tt.want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/coatcheck/coatcheck/store"
@@ -29,9 +30,10 @@ type Opened struct {
 	network *network         // nil if the store is on this machine
 	cache   *nearcache.Cache // nil if no copies are kept
 	check   func() error
-	verify  func(context.Context) error
-	migrate func(context.Context) error
 	close   func() error
+	// The schema, if the store has one.
+	verify, migrate func(context.Context) error
+	try             func(context.Context) error // does what servers do with sessions; may be nil
 }
 
 // Options say how to open a store. The zero value is a good choice.
@@ -144,7 +146,7 @@ func (u URL) file(create bool) (os.FileInfo, error) {
 			return nil, fmt.Errorf("session store: the folder %s does not exist; create it with: mkdir -m 700 %[1]s", dir)
 		}
 		if !create {
-			return nil, fmt.Errorf("session store: the file %s does not exist and is not created here; look where it went, or start without --no-migrate", u.path)
+			return nil, fmt.Errorf("session store: the file %s does not exist and is not created here; look where it went, or make one with `coatcheck schema apply`", u.path)
 		}
 	}
 	return nil, fmt.Errorf("session store: %w", err)
@@ -164,22 +166,73 @@ func makeCache(dir string) error {
 
 // Prepare makes sure that the schema is there. If it is missing or old it is
 // brought up to date, and Prepare returns true; with verifyOnly that is an error
-// instead.
+// instead. Then it makes sure that a session can be kept, for what a server's user
+// may not do comes to light only then.
 func (o *Opened) Prepare(ctx context.Context, verifyOnly bool) (migrated bool, err error) {
-	if o.verify == nil {
+	migrated, err = setUp(ctx, o.verify, o.migrate, verifyOnly)
+	if err != nil || o.try == nil {
+		return migrated, err
+	}
+	if err := o.try(ctx); err != nil {
+		return migrated, fmt.Errorf("the session store is not ready: %w", inOurWords(err))
+	}
+	return migrated, nil
+}
+
+// SetUp brings the schema up to date, and reports whether it was not. The store
+// must have one (see [URL.CheckSchema]).
+func (o *Opened) SetUp(ctx context.Context) (migrated bool, err error) {
+	return setUp(ctx, o.verify, o.migrate, false)
+}
+
+// Verify returns what is wrong with the schema. It changes nothing.
+func (o *Opened) Verify(ctx context.Context) error {
+	_, err := setUp(ctx, o.verify, o.migrate, true)
+	return err
+}
+
+func setUp(ctx context.Context, verify, migrate func(context.Context) error, verifyOnly bool) (migrated bool, err error) {
+	if verify == nil {
 		return false, nil
 	}
-	problem := o.verify(ctx)
+	problem := verify(ctx)
 	if problem == nil {
 		return false, nil
 	}
-	if verifyOnly || o.migrate == nil {
-		return false, fmt.Errorf("the session store is not ready: %w", problem)
+	if verifyOnly {
+		return false, fmt.Errorf("the session store is not ready: %w", inOurWords(problem))
 	}
-	if err := o.migrate(ctx); err != nil {
-		return false, fmt.Errorf("set up the session store: %w", err)
+	if err := migrate(ctx); err != nil {
+		return false, fmt.Errorf("set up the session store: %w", inOurWords(err))
+	}
+	if err := verify(ctx); err != nil { // what it found was no matter of the schema's version
+		return false, fmt.Errorf("the session store is not ready: %w", inOurWords(err))
 	}
 	return true, nil
+}
+
+// inOurWords adds what in the command are the functions that package sqlstore
+// advises.
+func inOurWords(err error) error {
+	var words []string
+	for _, w := range []struct{ theirs, ours string }{
+		{"Migrate", "Migrate is `coatcheck schema apply`"},
+		{"Grants", "Grants is `coatcheck schema print --role ROLE`"},
+		{"Schema shows", "Schema is `coatcheck schema print`"},
+		{"Options.Table", "Options.Table is table=NAME in the store URL"},
+		{"Options.Schema", "Options.Schema is schema=NAME in the store URL"},
+		{"Options.Collection", "Options.Collection is collection=NAME in the store URL"},
+		{"Options.Unprepared", "Options.Unprepared is pooler=true in the store URL"},
+		{"SetMaxOpenConns", "SetMaxOpenConns is pool=N in the store URL"},
+	} {
+		if strings.Contains(err.Error(), w.theirs) {
+			words = append(words, w.ours)
+		}
+	}
+	if len(words) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, strings.Join(words, "; "))
 }
 
 // Check returns what is wrong if the store is no longer the one that was opened,
@@ -248,7 +301,7 @@ func (o *Opened) State() State {
 	s := State{Topology: o.kind, NearCache: "off"}
 	if o.network != nil {
 		s.Breaker = o.network.state()
-		s.Topology += " " + o.network.topology()
+		s.Topology = strings.TrimSpace(s.Topology + " " + o.network.topology())
 	}
 	if o.cache != nil {
 		s.NearCache = "timed"
@@ -265,6 +318,18 @@ func (o *Opened) Advise(ctx context.Context, logger *slog.Logger) {
 	if o.network != nil {
 		o.network.advise(ctx, logger)
 	}
+}
+
+// Inspect returns what a server says of itself, once it is connected.
+func (o *Opened) Inspect(ctx context.Context) ([]store.Finding, error) {
+	if o.network == nil {
+		return nil, errors.ErrUnsupported
+	}
+	inspector, err := capability[store.Inspector](o.network)
+	if err != nil {
+		return nil, err
+	}
+	return inspector.Inspect(ctx)
 }
 
 // Close closes the store and its connections.

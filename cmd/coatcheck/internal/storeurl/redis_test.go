@@ -184,8 +184,8 @@ func TestPatientServerWaitsForItsStore(t *testing.T) {
 	}
 	for name, call := range calls(o.Store) {
 		err := call(t.Context())
-		if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrAmbiguous) {
-			t.Errorf("%s = %v without a connection: nothing is absent, and nothing was done", name, err)
+		if !errors.Is(err, store.ErrNotAsked) || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrAmbiguous) {
+			t.Errorf("%s = %v without a connection: the store was not asked, nothing is absent, and nothing was done", name, err)
 		}
 	}
 	if got, want := o.State(), (storeurl.State{Topology: "redis standalone", Breaker: "connecting", NearCache: "timed"}); got != want {
@@ -204,6 +204,42 @@ func TestPatientServerWaitsForItsStore(t *testing.T) {
 	}
 	if n := log.count("is connected"); n != 1 {
 		t.Errorf("the connection was told %d times:\n%s", n, log.b.String())
+	}
+}
+
+// A server that comes back and wants something else than before is told, too.
+func TestAnotherReasonNotToConnectIsTold(t *testing.T) {
+	s := testserver.Start(t, "redis", &testserver.Options{Password: "hunter2"})
+	s.Kill(t, "node-1")
+	log := new(lines)
+	o, err := parse(t, "redis://"+s.Nodes[0].Addr).Open(t.Context(), storeurl.Options{Patient: true, Logger: slog.New(slog.NewTextHandler(log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if log.count("connection refused") != 1 || log.count("NOAUTH") != 0 {
+		t.Errorf("want that a server that is away is told once:\n%s", log.b.String())
+	}
+	s.Restart(t, "node-1")
+	await(t, "the server that wants a password is told", func() bool { return log.count("NOAUTH") > 0 })
+}
+
+// That writes wait for replicas reaches the session manager, which then takes
+// nothing for kept that it only finds.
+func TestMinReplicasAreTold(t *testing.T) {
+	s := testserver.Shared(t, "redis")
+	for query, want := range map[string]bool{"": false, "?min-replicas=1&replica-timeout=1ms": true} {
+		o, err := parse(t, s.URL+query).Open(t.Context(), storeurl.Options{Patient: true, NearCache: true, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, ok := store.As[store.Confirmer](o.Store)
+		if got := ok && c.Confirms(); got != want {
+			t.Errorf("with %q the store confirms writes: %t, want %t", query, got, want)
+		}
+		if err := o.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -280,5 +316,26 @@ func TestServerThatCannotBeUsedIsFoundAtTheStart(t *testing.T) {
 	o.Advise(t.Context(), slog.New(slog.NewTextHandler(log, nil)))
 	if log.count("allkeys-lru") != 1 {
 		t.Errorf("a server that evicts sessions is not warned of:\n%s", log.b.String())
+	}
+}
+
+func TestTooFewReplicasAreFoundAtTheStart(t *testing.T) {
+	s := testserver.Shared(t, "redis")
+	o, err := parse(t, s.URL+"?min-replicas=1&replica-timeout=1ms").Open(t.Context(), storeurl.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	_, err = o.Prepare(t.Context(), false)
+	if err == nil || !strings.Contains(err.Error(), "0 of 1 within 1ms") || !strings.Contains(err.Error(), "min-replicas in the store URL") {
+		t.Errorf("Prepare of a server without replicas: %v; want what is missing and what to do", err)
+	}
+}
+
+func TestServerTakenForAnotherKindIsToldHow(t *testing.T) {
+	s := testserver.Shared(t, "redis")
+	_, err := parse(t, "redis+sentinel://"+s.Nodes[0].Addr+"/main").Open(t.Context(), storeurl.Options{})
+	if err == nil || !strings.Contains(err.Error(), "this is no Sentinel") {
+		t.Errorf("a server that is taken for a Sentinel: %v; want that it is none", err)
 	}
 }

@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 
 func TestParseSaysWhatIsSupportedAndRepeatsNoPassword(t *testing.T) {
 	for _, in := range []string{
-		"hunter2", "hunter2:x@host/db", "postgres://u:hunter2@host", "file:hunter2",
+		"hunter2", "hunter2:x@host/db", "sqlserver://u:hunter2@host", "file:hunter2",
 		"SQLITE:hunter2", " sqlite:hunter2", "://hunter2", "memory:hunter2", "sqlite://hunter2/x", "sqlite:", "sqlite::memory:?hunter2", "sqlite:a\x00hunter2",
 		"sqlite:a.db\nhunter2", "sqlite:hunter2\x1b[2J",
 	} {

@@ -269,7 +269,7 @@ func TestRunFailsWithoutItsAddressOrStore(t *testing.T) {
 		want   string
 	}{
 		{worker.Config{Listen: taken.Addr().String(), Store: "memory:"}, "listen on " + taken.Addr().String()},
-		{worker.Config{Listen: "127.0.0.1:0", Store: "postgres:"}, "not supported"},
+		{worker.Config{Listen: "127.0.0.1:0", Store: "oracle:"}, "not supported"},
 		{worker.Config{Listen: "127.0.0.1:0", Store: "sqlite:" + filepath.Join(t.TempDir(), "s.db"), VerifyOnly: true}, "does not exist"},
 	} {
 		err := worker.Run(t.Context(), t.Context(), tt.config, newApp().make, slog.New(slog.DiscardHandler), func(worker.Ready) error {
