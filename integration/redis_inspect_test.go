@@ -46,6 +46,7 @@ func redisFindings(t *testing.T, found map[string]store.Finding, want string) {
 const redisInspectRights = "+info +config|get +acl|whoami +acl|getuser"
 
 func TestRedisInspectFindsWhatIsWrong(t *testing.T) {
+	notShort(t)
 	srv := testserver.Start(t, "redis", &testserver.Options{Config: []string{
 		"maxmemory 100mb", "maxmemory-policy allkeys-lru", "protected-mode no",
 	}})
@@ -71,6 +72,7 @@ func TestRedisInspectFindsWhatIsWrong(t *testing.T) {
 // TestRedisInspectAWellConfiguredServer: nothing is worse than ok, and without the
 // rights to ask it is unknown, not ok.
 func TestRedisInspectAWellConfiguredServer(t *testing.T) {
+	notShort(t)
 	srv := testserver.Start(t, "redis-tls", &testserver.Options{Config: []string{"maxmemory 100mb", "maxmemory-policy noeviction", "appendonly yes", "appendfsync everysec"}})
 	rights := redisRestrict(t, srv, "coatcheck:", strings.Fields(redisInspectRights)...)
 	blind := redisRestrict(t, srv, "coatcheck:")
@@ -99,6 +101,7 @@ func TestRedisInspectIsDocumented(t *testing.T) {
 
 // TestRedisInspectEveryPrimary: in a cluster one bad server is enough.
 func TestRedisInspectEveryPrimary(t *testing.T) {
+	notShort(t)
 	t.Parallel()
 	srv := testserver.Start(t, "redis-cluster", nil)
 	s := redisOpen(t, srv.URL, nil)

@@ -501,3 +501,28 @@ func TestRedisNearCacheStampede(t *testing.T) {
 	}
 	t.Logf("200 requests: %d GET; %d waited for it, %d came later", n, s.Misses, s.Hits)
 }
+
+// TestRedisNearCacheStaysWarm: while Redis answers on the connection that it tells
+// of changes on, copies are used for longer than MaxStale; a server that hangs
+// vouches for none.
+func TestRedisNearCacheStaysWarm(t *testing.T) {
+	srv := testserver.Start(t, "redis", nil)
+	const maxStale = time.Second
+	n := openNearShop(t, srv.URL, redisPrefix(), maxStale, true)
+	b := newBrowser(t, nil)
+	b.must(t, n.shop, "/signin?v=alice")
+	n.hold(t, b)
+	loads := n.Stats().Loads
+	for end := time.Now().Add(3 * maxStale); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		b.must(t, n.shop, "/")
+	}
+	if s := n.Stats(); s.Loads != loads || s.Flushes != 1 {
+		t.Errorf("within three times MaxStale the store was read %d times, with %d flushes; want no read, and the flush that the stream began with", s.Loads-loads, s.Flushes)
+	}
+
+	srv.Freeze(t, "node-1")
+	defer srv.Thaw(t, "node-1")
+	eventually(t, "a read that no copy answers, since the server hangs", func() bool {
+		return b.ask(t, n.shop, "/").status == http.StatusServiceUnavailable
+	})
+}

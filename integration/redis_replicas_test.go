@@ -3,6 +3,9 @@ package integration
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,7 +13,10 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
+	"github.com/coatcheck/coatcheck/session"
 	"github.com/coatcheck/coatcheck/store"
+	"github.com/coatcheck/coatcheck/store/breaker"
+	"github.com/coatcheck/coatcheck/store/nearcache"
 	"github.com/coatcheck/coatcheck/store/redisstore"
 )
 
@@ -40,6 +46,7 @@ func redisFrozenReplicas(t *testing.T, timeout time.Duration) (s *redisstore.Sto
 // TestRedisUnconfirmed: with no replica to take it, a write is done and not
 // confirmed; once there is one again, a Replace by itself confirms it.
 func TestRedisUnconfirmed(t *testing.T) {
+	notShort(t)
 	t.Parallel()
 	s, r, thaw := redisFrozenReplicas(t, 50*time.Millisecond)
 	ctx := t.Context()
@@ -130,4 +137,54 @@ func TestRedisWaitingHoldsUpNobody(t *testing.T) {
 	}
 	cancel()
 	waiting.Wait()
+}
+
+// TestRedisSameFormAgain: who sends a form again after a 503 gets another, as long
+// as no replica has what the first one wrote.
+func TestRedisSameFormAgain(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := testserver.Start(t, "redis-sentinel", nil)
+	b, err := breaker.New(redisOpen(t, srv.URL, &redisstore.Options{MinReplicas: 1, ReplicaTimeout: 50 * time.Millisecond}), nil)
+	redisMust(t, "breaker", err)
+	cache, err := nearcache.New(b, nil)
+	redisMust(t, "near cache", err)
+	m, err := session.New(cache, &session.Options{CommitTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+	redisMust(t, "manager", err)
+	street := session.NewAttr[string]("street")
+	h := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if err := street.Set(m.From(r.Context()), r.URL.Query().Get("street")); err != nil {
+			t.Error(err)
+		}
+	}))
+	var cookies []*http.Cookie
+	send := func(street string) int {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/?street="+street, nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if set := w.Result().Cookies(); len(set) > 0 {
+			cookies = set
+		}
+		return w.Code
+	}
+	redisEventually(t, "a session that is confirmed", func() bool { return send("old") == http.StatusOK })
+	for _, n := range srv.Nodes {
+		if n.Role == "replica" {
+			srv.Freeze(t, n.Name)
+		}
+	}
+	for range 2 {
+		if code := send("new"); code != http.StatusServiceUnavailable {
+			t.Errorf("status %d for a change that no replica has, want 503", code)
+		}
+	}
+	for _, n := range srv.Nodes {
+		if n.Role == "replica" {
+			srv.Thaw(t, n.Name)
+		}
+	}
+	redisEventually(t, "the form to be confirmed", func() bool { return send("new") == http.StatusOK })
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -234,25 +235,12 @@ func TestRedis(t *testing.T) {
 func TestRedisScripts(t *testing.T) {
 	redisEach(t, append(redisKindsShort, redisKinds...), func(t *testing.T, srv *testserver.Server) {
 		seeds := []uint64{1, 2, 3}
-		if testing.Short() {
+		if testing.Short() || slices.Contains(redisKindsShort, srv.Kind) {
 			seeds = seeds[:1]
 		} else if srv.Kind == "redis" {
 			seeds = nil // ten, and a random one
 		}
 		storetest.RunScripts(t, redisConfig(t, srv, srv.URL, redisstore.Options{}), seeds...)
-	})
-}
-
-// TestRedisMinReplicas: writes that wait for a replica keep the same rules. Those
-// behind Sentinels do so in TestRedisLeastPrivilege.
-func TestRedisMinReplicas(t *testing.T) {
-	redisEach(t, []string{"redis-cluster"}, func(t *testing.T, srv *testserver.Server) {
-		opts := redisstore.Options{MinReplicas: 1, ReplicaTimeout: 10 * time.Second}
-		if testing.Short() {
-			storetest.RunScripts(t, redisConfig(t, srv, srv.URL, opts), 1)
-			return
-		}
-		storetest.Run(t, redisConfig(t, srv, srv.URL, opts))
 	})
 }
 
@@ -294,13 +282,13 @@ func redisRestrict(t testing.TB, srv *testserver.Server, prefix string, more ...
 }
 
 // TestRedisLeastPrivilege: the rights that the documentation lists are enough for
-// every rule.
+// every rule, and writes that wait for a replica keep them, too.
 func TestRedisLeastPrivilege(t *testing.T) {
 	redisEach(t, []string{"redis", "redis-sentinel", "redis-cluster", "valkey"}, func(t *testing.T, srv *testserver.Server) {
 		prefix := redisPrefix()
 		u := redisRestrict(t, srv, prefix)
 		opts := redisstore.Options{Prefix: prefix}
-		if srv.Kind == "redis-sentinel" {
+		if srv.Kind == "redis-sentinel" || srv.Kind == "redis-cluster" {
 			opts.MinReplicas, opts.ReplicaTimeout = 1, 10*time.Second
 		}
 		if testing.Short() || srv.Kind == "valkey" {

@@ -8,6 +8,7 @@ import (
 // TestRedisURLOfOtherTopology: a URL for a server of another kind is refused when
 // it is opened, and not by errors for a part of the sessions.
 func TestRedisURLOfOtherTopology(t *testing.T) {
+	notShort(t)
 	single, cluster := redisShared(t, "redis"), redisShared(t, "redis-cluster")
 	refuse := func(rawURL, want string) {
 		t.Helper()

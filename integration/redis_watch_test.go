@@ -3,12 +3,15 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
 	"github.com/coatcheck/coatcheck/store"
@@ -31,8 +34,9 @@ func redisStartWatch(t *testing.T, s *redisstore.Store) *redisWatch {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &redisWatch{cancel: cancel, end: make(chan error, 1)}
 	ready := make(chan struct{})
+	var once sync.Once
 	go func() {
-		err := s.Watch(ctx, func() { close(ready) }, func(ks []store.Key) {
+		err := s.Watch(ctx, func(time.Time) { once.Do(func() { close(ready) }) }, func(ks []store.Key) {
 			if w.after.Load() {
 				t.Error("Watch tells of changes after it has returned")
 			}
@@ -163,6 +167,18 @@ func TestRedisWatchEnds(t *testing.T) {
 				w.ended(t, "CLIENT KILL")
 				redisEventually(t, "Watch to be taken up again", func() bool { return redisTryWatch(t, s) != nil })
 			})
+			t.Run("the server refuses reads", func(t *testing.T) {
+				refuse, allow := []string{"ACL", "SETUSER", "default", "-get"}, []string{"ACL", "SETUSER", "default", "+@all"}
+				if kind == "redis-cluster" { // as one does that has lost sight of the others
+					slot := redisFirstSlot(t, primary)
+					refuse, allow = []string{"CLUSTER", "DELSLOTS", slot}, []string{"CLUSTER", "ADDSLOTS", slot}
+				}
+				w := redisStartWatch(t, s)
+				redisMust(t, "refuse", redisDo(t, primary, refuse...).Error())
+				w.ended(t, "the server refuses reads")
+				redisMust(t, "allow", redisDo(t, primary, allow...).Error())
+				redisEventually(t, "reads to be answered", func() bool { return redisTryWatch(t, s) != nil })
+			})
 			t.Run("the server stops", func(t *testing.T) {
 				w := redisStartWatch(t, s)
 				name := srv.Nodes[0].Name
@@ -194,12 +210,30 @@ func TestRedisWatchEnds(t *testing.T) {
 	}
 }
 
+// redisFirstSlot returns a slot of the primary that c leads to.
+func redisFirstSlot(t *testing.T, c rueidis.Client) string {
+	t.Helper()
+	text, err := redisDo(t, c, "CLUSTER", "NODES").ToString()
+	redisMust(t, "CLUSTER NODES", err)
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) > 8 && strings.Contains(f[2], "myself") {
+			first, _, _ := strings.Cut(f[8], "-")
+			return first
+		}
+	}
+	t.Fatalf("no slots in %q", text)
+	return ""
+}
+
 // redisTryWatch is redisStartWatch where servers may be changing; nil says no.
 func redisTryWatch(t *testing.T, s *redisstore.Store) *redisWatch {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &redisWatch{cancel: cancel, end: make(chan error, 1)}
 	ready := make(chan struct{})
-	go func() { w.end <- s.Watch(ctx, func() { close(ready) }, func([]store.Key) {}) }()
+	var once sync.Once
+	go func() {
+		w.end <- s.Watch(ctx, func(time.Time) { once.Do(func() { close(ready) }) }, func([]store.Key) {})
+	}()
 	t.Cleanup(cancel)
 	select {
 	case <-ready:
@@ -212,9 +246,7 @@ func redisTryWatch(t *testing.T, s *redisstore.Store) *redisWatch {
 // TestRedisWatchFailover: a primary that others have replaced tells of no changes
 // any more, although its connection is well.
 func TestRedisWatchFailover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	notShort(t)
 	t.Parallel()
 	t.Run("sentinel", func(t *testing.T) {
 		t.Parallel()
@@ -245,4 +277,124 @@ func TestRedisWatchFailover(t *testing.T) {
 		}
 		w.ended(t, "a failover")
 	})
+}
+
+// TestRedisWatchSwitch: no change counts as told after the client has gone over to
+// another primary than the one that tells.
+func TestRedisWatchSwitch(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := testserver.Start(t, "redis-sentinel", nil)
+	var sentinels []string
+	for _, n := range srv.Nodes {
+		if n.Role == "sentinel" {
+			sentinels = append(sentinels, n.Addr)
+		}
+	}
+	client, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: sentinels, Sentinel: rueidis.SentinelOption{MasterSet: "primary"}, DisableCache: true,
+	})
+	redisMust(t, "connect", err)
+	t.Cleanup(client.Close)
+	s, err := redisstore.New(client, nil)
+	redisMust(t, "New", err)
+	primary := func() string {
+		for addr := range client.Nodes() {
+			return addr
+		}
+		return ""
+	}
+
+	for round := range 3 {
+		before := primary()
+		began, end := make(chan struct{}), make(chan error, 1)
+		var last time.Time
+		var once sync.Once
+		go func() {
+			end <- s.Watch(t.Context(), func(asOf time.Time) {
+				last = asOf
+				once.Do(func() { close(began) })
+			}, func([]store.Key) {})
+		}()
+		select {
+		case <-began:
+		case err := <-end:
+			t.Fatal(err)
+		}
+		redisEventually(t, "a failover", func() bool {
+			c := redisClient(t, srv, sentinels[0], "")
+			return c.Do(t.Context(), c.B().SentinelFailover().Master("primary").Build()).Error() == nil
+		})
+		var switched time.Time
+		redisEventually(t, "the client to go over to the new primary", func() bool {
+			gone := primary() != before
+			switched = time.Now()
+			return gone
+		})
+		if err := <-end; err == nil {
+			t.Fatal("Watch ended without an error")
+		}
+		if d := last.Sub(switched); d > 0 {
+			t.Errorf("round %d: what was changed %v after the client had gone over to another primary counts as told by the old one", round, d)
+		}
+	}
+}
+
+// TestRedisWatchFrozenReplica: a replica that hangs, whichever it is, does not end a
+// Watch, which it has no part in.
+func TestRedisWatchFrozenReplica(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := testserver.Start(t, "redis-cluster", nil)
+	s := redisOpen(t, srv.URL, nil)
+	admin := redisAdmin(t, srv, "")
+	// The addresses are asked in order where nothing speaks for another: freeze the first.
+	first := slices.MinFunc(srv.Nodes, func(a, b testserver.Node) int { return strings.Compare(a.Addr, b.Addr) })
+	replica := func(name string) (of string, ok bool) {
+		role, err := redisDo(t, admin[name], "ROLE").ToArray()
+		redisMust(t, "ROLE", err)
+		if kind, _ := role[0].ToString(); kind != "slave" {
+			return "", false
+		}
+		port, _ := role[2].AsInt64()
+		return fmt.Sprint(port), true
+	}
+	if _, ok := replica(first.Name); !ok {
+		for name, c := range admin {
+			if port, ok := replica(name); ok && strings.HasSuffix(first.Addr, ":"+port) {
+				redisDo(t, c, "CLUSTER", "FAILOVER")
+			}
+		}
+		redisEventually(t, "the first node to be a replica", func() bool { _, ok := replica(first.Name); return ok })
+	}
+	var w *redisWatch
+	redisEventually(t, "Watch to begin", func() bool { w = redisTryWatch(t, s); return w != nil })
+	w.cancel()
+	<-w.end
+
+	for range 3 { // while the others agree on who has become what, one may end
+		var began, last time.Time
+		err := func() error {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			frozen := false
+			return s.Watch(ctx, func(asOf time.Time) {
+				if began.IsZero() {
+					began = asOf
+				}
+				if last = asOf; !frozen && last.Sub(began) > time.Second {
+					frozen, began = true, last
+					srv.Freeze(t, first.Name)
+				} else if frozen && last.Sub(began) > 3*time.Second {
+					cancel()
+				}
+			}, func([]store.Key) {})
+		}()
+		srv.Thaw(t, first.Name)
+		if errors.Is(err, context.Canceled) {
+			return
+		}
+		t.Logf("Watch ended %v after its last proof: %v", time.Since(last), err)
+	}
+	t.Error("Watch ends when a replica hangs")
 }

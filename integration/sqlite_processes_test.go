@@ -111,6 +111,7 @@ func incremented(t *testing.T, s store.Store, records int) uint64 {
 // TestSQLiteProcesses: no increment of several processes on one file is lost,
 // and none fails because the file is busy.
 func TestSQLiteProcesses(t *testing.T) {
+	notShort(t)
 	for _, c := range []struct {
 		name    string
 		records int
@@ -148,6 +149,7 @@ func TestSQLiteProcesses(t *testing.T) {
 // TestSQLiteKilledProcess: a process that is killed in the middle of its
 // writes stops nobody, loses nothing of the others, and leaves a sound file.
 func TestSQLiteKilledProcess(t *testing.T) {
+	notShort(t)
 	const records, times, endless = 50, 100, 1 << 30
 	path := filepath.Join(t.TempDir(), "sessions.db")
 	db, s := sqliteStore(t, path)

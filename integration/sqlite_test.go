@@ -80,12 +80,14 @@ func TestSQLite(t *testing.T) {
 
 // TestSQLiteScripts: random sequences of operations end as they do in memory.
 func TestSQLiteScripts(t *testing.T) {
+	notShort(t)
 	storetest.RunScripts(t, sqliteConfig(sqliteStore))
 }
 
 // TestSQLiteOneConnection: with a pool of one connection, as databases in
 // memory need, reads and writes share it and cannot wait for each other.
 func TestSQLiteOneConnection(t *testing.T) {
+	notShort(t)
 	storetest.Run(t, sqliteConfig(func(t testing.TB, path string) (*sql.DB, *sqlstore.Store) {
 		db, err := sql.Open("sqlite3", sqlstore.SQLiteDSN(path))
 		if err != nil {

@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"errors"
+	"net/url"
+	"testing"
+
+	"github.com/coatcheck/coatcheck/internal/testserver"
+	"github.com/coatcheck/coatcheck/store"
+	"github.com/coatcheck/coatcheck/store/sqlstore"
+)
+
+// mysqlUser makes a user who may do nothing, and returns the account and the URL
+// that it signs in with.
+func mysqlUser(t *testing.T, srv sqlServer, name string) (account, rawURL string) {
+	t.Helper()
+	password := sqlPassword()
+	account = `'` + name + `'@'%'`
+	admin := srv.admin(t)
+	owner, _ := url.Parse(srv.URL) // who gives it what it needs
+	mustExec(t, admin, `GRANT ALL ON coatcheck.* TO '`+owner.User.Username()+`'@'%' WITH GRANT OPTION`)
+	mustExec(t, admin, `CREATE USER `+account+` IDENTIFIED BY '`+password+`'`)
+	t.Cleanup(func() { mustExec(t, admin, `DROP USER `+account) })
+	return account, srv.url(t, func(u *url.URL) { u.User = url.UserPassword(name, password) })
+}
+
+// mysqlElsewhere makes a second database.
+func mysqlElsewhere(t *testing.T, srv sqlServer) {
+	t.Helper()
+	admin := srv.admin(t)
+	owner, _ := url.Parse(srv.URL)
+	mustExec(t, admin, `CREATE DATABASE IF NOT EXISTS elsewhere`)
+	mustExec(t, admin, `GRANT ALL ON elsewhere.* TO '`+owner.User.Username()+`'@'%'`)
+}
+
+// TestMariaDB: every rule, whichever rows the server counts and whatever it does
+// about values that do not fit, in another database, and with the fewest rights and
+// nothing prepared.
+func TestMariaDB(t *testing.T) {
+	t.Parallel()
+	srv := sqlShared(t, "mariadb")
+	user, userURL := mysqlUser(t, srv, "app")
+	mysqlElsewhere(t, srv)
+	sqlRun(t, map[string]sqlSetup{
+		"default":      {srv: srv},
+		"lenient":      {srv: srv, params: map[string]string{"clientFoundRows": "true", "sql_mode": "''"}, opts: sqlstore.Options{Schema: "elsewhere"}},
+		"least rights": {srv: srv, user: user, url: userURL, params: map[string]string{"interpolateParams": "true"}, opts: sqlstore.Options{Unprepared: true}},
+	})
+}
+
+// TestMySQL: what is the driver's is tested with MariaDB, and the fewest rights
+// in TestSoakMySQLSettings.
+func TestMySQL(t *testing.T) {
+	t.Parallel()
+	notShort(t)
+	srv := sqlShared(t, "mysql")
+	sqlRun(t, map[string]sqlSetup{"default": {srv: srv}})
+}
+
+// TestSoakMySQLSettings: every rule, in each isolation, without prepared statements,
+// and in another database.
+func TestSoakMySQLSettings(t *testing.T) {
+	soak(t)
+	for kind, isolation := range map[string]string{"mariadb": "tx_isolation", "mysql": "transaction_isolation"} {
+		t.Run(kind, func(t *testing.T) {
+			srv := sqlShared(t, kind)
+			mysqlElsewhere(t, srv)
+			user, userURL := mysqlUser(t, srv, "app")
+			sqlRun(t, map[string]sqlSetup{
+				"least rights":   {srv: srv, user: user, url: userURL},
+				"found rows":     {srv: srv, params: map[string]string{"clientFoundRows": "true"}},
+				"not strict":     {srv: srv, params: map[string]string{"sql_mode": "''"}},
+				"read committed": {srv: srv, params: map[string]string{isolation: "'READ-COMMITTED'"}},
+				"serializable":   {srv: srv, params: map[string]string{isolation: "'SERIALIZABLE'"}},
+				"unprepared":     {srv: srv, params: map[string]string{"interpolateParams": "true"}, opts: sqlstore.Options{Unprepared: true}},
+				"schema":         {srv: srv, opts: sqlstore.Options{Schema: "elsewhere"}},
+			})
+		})
+	}
+}
+
+// TestMariaDBPacketTooLarge: a record over the server's own limit is refused as
+// such, and leaves what is there alone. The server answers and closes the connection
+// while the record is still being sent: where the driver sees that first, the
+// outcome is open.
+func TestMariaDBPacketTooLarge(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := sqlFrom(testserver.Start(t, "mariadb", &testserver.Options{Config: []string{"max_allowed_packet = 1M"}}))
+	s, _, _ := srv.store(t)
+	k, r := numberedKey(1), numberedSession(1).Truncate()
+	if err := s.Create(t.Context(), k, r); err != nil {
+		t.Fatal(err)
+	}
+	large := r
+	large.Version++
+	large.Data = make([]byte, 2<<20)
+	for name, write := range map[string]func() error{
+		"Create":  func() error { return s.Create(t.Context(), numberedKey(2), large) },
+		"Replace": func() error { return s.Replace(t.Context(), k, r.Version, large) },
+	} {
+		if err := write(); !errors.Is(err, store.ErrTooLarge) && !errors.Is(err, store.ErrAmbiguous) {
+			t.Errorf("%s of a record over the server's limit: %v; want store.ErrTooLarge, or store.ErrAmbiguous", name, err)
+		}
+	}
+	if got, err := s.Get(t.Context(), k); err != nil || got.Version != r.Version {
+		t.Errorf("after that: version %d, %v; want %d", got.Version, err, r.Version)
+	}
+}
