@@ -29,9 +29,10 @@ func openNone(context.Context, string) (*app, error) {
 	}, nil
 }
 
-// newClient returns a client with the settings of redisstore.OpenURL, but for the
-// delay that rueidis calls MaxFlushDelay: how long a command may wait for others
-// that leave with it.
+// newClient returns a client with the settings of redisstore.OpenURL, but for two:
+// its connection does not yield before it writes, and it has the delay that rueidis
+// calls MaxFlushDelay, which is how long a command may wait for others that leave
+// with it.
 func newClient(url string, delay time.Duration) (rueidis.Client, error) {
 	opts, err := rueidis.ParseURL(url)
 	if err != nil {
@@ -41,6 +42,7 @@ func newClient(url string, delay time.Duration) (rueidis.Client, error) {
 	opts.DisableCache = true
 	opts.ReadBufferEachConn, opts.WriteBufferEachConn = 64<<10, 64<<10
 	opts.ConnWriteTimeout = 2 * time.Second
+	opts.PipelineMultiplex = -1
 	opts.MaxFlushDelay = delay
 	return rueidis.NewClient(opts)
 }
@@ -146,7 +148,7 @@ func openGET(delay time.Duration) func(context.Context, string) (*app, error) {
 	}
 }
 
-// openDelayed is Coatcheck over a client with that delay.
+// openDelayed is Coatcheck over a client with that delay, which does not yield.
 func openDelayed(delay time.Duration) func(context.Context, string) (*app, error) {
 	return func(_ context.Context, url string) (*app, error) {
 		client, err := newClient(url, delay)

@@ -130,7 +130,7 @@ func TestOthers(t *testing.T) {
 			t.Errorf("with a share of %v the results say %q; want %q", share, got, want)
 		}
 	}
-	busy := bars(&results{
+	busy := bars(&redisFamily, &results{
 		Others: 0.31,
 		Memory: []memoryResult{{Peer: coatcheck, Bytes: 1}, {Peer: scsGoRedis, Bytes: 2}},
 		Sections: []sectionResult{{Name: "read", Rows: []rowResult{
@@ -153,55 +153,77 @@ func TestOthers(t *testing.T) {
 
 // One quick run of a few sections, from the flags to the files.
 func TestCommand(t *testing.T) {
-	redisURL(t) // or skip
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("takes seconds: run it without -short")
 	}
-	dir := t.TempDir()
-	var out, progress strings.Builder
-	args := []string{"--rounds", "2", "--each", "20ms", "--sessions", "64", "--stored", "64", "--only", "read,write,delay-1", "--json", "--out", dir}
-	if err := command(t.Context(), args, &out, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, progress.String())
-	}
-	var res results
-	if err := json.Unmarshal([]byte(out.String()), &res); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range res.Sections {
-		for _, r := range s.Rows {
-			if r.Rate <= 0 || r.Low > r.Rate || r.High < r.Rate || r.P50 <= 0 || r.P99 < r.P50 || r.Ratio <= 0 || r.CPU < 0 {
-				t.Errorf("%s, %s: not a measurement: %+v", s.Name, r.Peer, r)
+	for kind, test := range map[string]struct {
+		only           string
+		sections, bars int
+		plotted        int // bars of the plot
+		want           []string
+	}{
+		"redis":    {"read,write,delay-1", 3, 6, 14, []string{"at least 5.5", "go-redis"}},
+		"postgres": {"read,read-relaxed,latency-1", 3, 3, 11, []string{"at least 0.8", "pgxstore"}},
+		"mariadb":  {"read,read-relaxed,write", 3, 2, 14, []string{"at least 4", "go-sql-driver"}},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			f, err := familyOf(kind)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-	}
-	if len(res.Sections) != 3 || len(res.Bars) != 6 {
-		t.Errorf("%d sections and %d bars; want 3 and 6", len(res.Sections), len(res.Bars))
-	}
-	if !slices.ContainsFunc(res.Versions, func(v version) bool { return v.Name == "server" && v.Version != "" }) {
-		t.Errorf("the server's version is missing from %v", res.Versions)
-	}
-	report, err := os.ReadFile(filepath.Join(dir, "RESULTS.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"--rounds 2", "| " + coatcheck + " |", "at least 5.5", "lowest"} {
-		if !strings.Contains(string(report), want) {
-			t.Errorf("RESULTS.md does not say %q", want)
-		}
-	}
-	svg, err := os.ReadFile(filepath.Join(dir, "results.svg"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for d := xml.NewDecoder(strings.NewReader(string(svg))); ; {
-		if _, err := d.Token(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			t.Fatalf("results.svg: %v", err)
-		}
-	}
-	if n := strings.Count(string(svg), "<rect"); n != 14 {
-		t.Errorf("results.svg has %d bars; want 14", n)
+			serverOf(t, f) // or skip
+			dir := t.TempDir()
+			var out, progress strings.Builder
+			args := []string{"--store", kind, "--rounds", "2", "--each", "20ms", "--sessions", "64", "--stored", "64", "--only", test.only, "--json", "--out", dir}
+			if err := command(t.Context(), args, &out, &progress); err != nil {
+				t.Fatalf("%v\n%s", err, progress.String())
+			}
+			var res results
+			if err := json.Unmarshal([]byte(out.String()), &res); err != nil {
+				t.Fatal(err)
+			}
+			server := time.Duration(0)
+			for _, s := range res.Sections {
+				for _, r := range s.Rows {
+					if r.Rate <= 0 || r.Low > r.Rate || r.High < r.Rate || r.P50 <= 0 || r.P99 < r.P50 || r.Ratio <= 0 || r.CPU < 0 || r.Server < 0 {
+						t.Errorf("%s, %s: not a measurement: %+v", s.Name, r.Peer, r)
+					}
+					server += r.Server
+				}
+			}
+			if server == 0 && runtime.GOOS == "linux" {
+				t.Error("the server has used no processor time")
+			}
+			if len(res.Sections) != test.sections || len(res.Bars) != test.bars {
+				t.Errorf("%d sections and %d bars; want %d and %d", len(res.Sections), len(res.Bars), test.sections, test.bars)
+			}
+			if !slices.ContainsFunc(res.Versions, func(v version) bool { return v.Name == "server" && v.Version != "" }) {
+				t.Errorf("the server's version is missing from %v", res.Versions)
+			}
+			report, err := os.ReadFile(filepath.Join(dir, kind+".md"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range append(test.want, "--store "+kind+" --rounds 2", "| "+coatcheck+" |", "lowest", "("+kind+".svg)") {
+				if !strings.Contains(string(report), want) {
+					t.Errorf("%s.md does not say %q", kind, want)
+				}
+			}
+			svg, err := os.ReadFile(filepath.Join(dir, kind+".svg"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for d := xml.NewDecoder(strings.NewReader(string(svg))); ; {
+				if _, err := d.Token(); errors.Is(err, io.EOF) {
+					break
+				} else if err != nil {
+					t.Fatalf("%s.svg: %v", kind, err)
+				}
+			}
+			if n := strings.Count(string(svg), "<rect"); n != test.plotted {
+				t.Errorf("%s.svg has %d bars; want %d", kind, n, test.plotted)
+			}
+		})
 	}
 }
 
@@ -209,10 +231,10 @@ func TestCommand(t *testing.T) {
 // part of it.
 func TestMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("takes seconds: run it without -short")
 	}
 	// A server of its own: it is erased.
-	s, err := startServer(t.Context(), "redis")
+	s, err := redisFamily.start(t.Context(), "redis")
 	available(t, err)
 	defer s.stop()
 	admin, err := newClient(s.url, 0)
@@ -221,7 +243,7 @@ func TestMemory(t *testing.T) {
 	}
 	defer admin.Close()
 	for _, name := range []string{coatcheck, scsGoRedis} {
-		m, err := memoryOf(t.Context(), admin, s.url, find(name), 1000)
+		m, err := memoryOf(t.Context(), admin, s.url, find(t, &redisFamily, name), 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,25 +258,69 @@ func TestMemory(t *testing.T) {
 
 // Each table has its place in the notes, and each place a table.
 func TestNotes(t *testing.T) {
-	var res results
-	for _, s := range sections {
-		if !strings.Contains(notes, "{{"+s.name+"}}") {
-			t.Errorf("notes.md has no place for %q", s.name)
+	eachFamily(t, func(t *testing.T, f *family) {
+		text, err := f.text()
+		if err != nil {
+			t.Fatal(err)
 		}
-		res.Sections = append(res.Sections, sectionResult{Name: s.name})
-	}
-	var b strings.Builder
-	if err := writeReport(&b, &res); err != nil {
-		t.Fatal(err)
-	}
-	if i := strings.Index(b.String(), "{{"); i >= 0 {
-		t.Errorf("notes.md has a place that nothing fills: %.30s", b.String()[i:])
-	}
+		var res results
+		for _, s := range f.sections {
+			if !strings.Contains(text, "{{"+s.name+"}}") {
+				t.Errorf("%s has no place for %q", f.notes, s.name)
+			}
+			res.Sections = append(res.Sections, sectionResult{Name: s.name})
+		}
+		var b strings.Builder
+		if err := writeReport(&b, f, &res); err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.Index(b.String(), "{{"); i >= 0 {
+			t.Errorf("%s has a place that nothing fills: %.30s", f.notes, b.String()[i:])
+		}
+	})
+}
+
+// Every name in a section, a plot or a bar is that of a peer: one that is not there
+// would be left out.
+func TestNames(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f *family) {
+		var res results
+		for _, s := range f.sections {
+			r := sectionResult{Name: s.name}
+			for _, name := range s.peers {
+				find(t, f, name)
+				r.Rows = append(r.Rows, rowResult{Peer: name, rounds: []measurement{{Rate: 1, P50: 1}}})
+			}
+			if !s.has(s.base) {
+				t.Errorf("section %s has no row for its base, %q", s.name, s.base)
+			}
+			if s.relaxed && f.relax == nil {
+				t.Errorf("section %s cannot be relaxed", s.name)
+			}
+			res.Sections = append(res.Sections, r)
+		}
+		for _, p := range f.panels {
+			for _, name := range p.peers {
+				if res.find(p.section, name) == nil {
+					t.Errorf("the plot's %q is not in section %s", name, p.section)
+				}
+			}
+		}
+		for _, p := range f.peers {
+			if !slices.ContainsFunc(f.sections, func(s section) bool { return s.has(p.name) }) {
+				t.Errorf("%q is in no section", p.name)
+			}
+		}
+		want := map[*family]int{&redisFamily: 8, &postgresFamily: 3, &mariadbFamily: 2}[f] // without that of memory
+		if got := len(bars(f, &res)); got != want {
+			t.Errorf("%d bars; want %d: one names a row that is not there", got, want)
+		}
+	})
 }
 
 func TestFlags(t *testing.T) {
 	for _, args := range [][]string{
-		{"--rounds", "0"}, {"--sessions", "1"}, {"--sessions", "1000000"}, {"--only", "reed"}, {"word"}, {"--no-such-flag"},
+		{"--rounds", "0"}, {"--sessions", "1"}, {"--sessions", "1000000"}, {"--only", "reed"}, {"--store", "mariadb", "--only", "memory"}, {"--store", "etcd"}, {"word"}, {"--no-such-flag"},
 	} {
 		if err := command(t.Context(), args, io.Discard, io.Discard); err == nil {
 			t.Errorf("bench %v runs", args)

@@ -1,12 +1,15 @@
 // Bench compares Coatcheck with its peers, side by side in one run, on the same
-// Redis, which it starts itself:
+// server, which it starts itself:
 //
 //	go run ./bench --store redis --rounds 5
+//	go run ./bench --store postgres --rounds 5
+//	go run ./bench --store mariadb --rounds 5
 //
-// It writes RESULTS.md and results.svg. RESULTS.md says what is measured, and how.
-// Some of the rows are Go benchmarks as well, for benchstat and profiles:
+// Each writes a page and a plot of its own into the folder results; RESULTS.md
+// says what is measured, and how. Some of the rows are Go benchmarks as well, for
+// benchstat and profiles:
 //
-//	go test -run '^$' -bench 'Write/Coatcheck$' -count 6 ./bench
+//	go test -run '^$' -bench 'Write/redis/Coatcheck$' -count 6 ./bench
 //
 // The Node peer needs npm ci --prefix bench/node once.
 package main
@@ -52,23 +55,27 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	var asJSON bool
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&set.kind, "store", "redis", "what to run on: a `kind` of scripts/server, redis or valkey")
+	f.StringVar(&set.kind, "store", "redis", "what to run on: a `kind` of scripts/server, redis, valkey, postgres, mariadb or mysql")
 	f.IntVar(&set.rounds, "rounds", 5, "how often everything is measured, one after the other")
 	f.IntVar(&set.sessions, "sessions", 10_000, "sessions that are there, of each peer")
-	f.IntVar(&set.stored, "stored", 50_000, "sessions for the memory on the server; 0 leaves that out")
+	f.IntVar(&set.stored, "stored", 50_000, "sessions for the memory on the server, where that is measured; 0 leaves that out")
 	f.DurationVar(&set.each, "each", time.Second, "how long a measurement takes")
-	f.StringVar(&only, "only", "", "only these `sections`, comma-separated: memory, "+strings.Join(sectionNames(), ", "))
-	f.StringVar(&out, "out", "", "folder for RESULTS.md and results.svg (default: bench, if everything is measured in 5 rounds or more)")
+	f.StringVar(&only, "only", "", "only these `sections`, comma-separated; another word lists them")
+	f.StringVar(&out, "out", "", "folder for the page and the plot (default: bench/results, if everything is measured in 5 rounds or more)")
 	f.BoolVar(&asJSON, "json", false, "print the results as JSON")
 	if err := f.Parse(args); err != nil {
 		return flag.ErrHelp // the flag set has said why
+	}
+	var err error
+	if set.family, err = familyOf(set.kind); err != nil {
+		return fmt.Errorf("--store: %w", err)
 	}
 	if only != "" {
 		set.only = strings.Split(only, ",")
 	}
 	for _, name := range set.only {
-		if name != "memory" && !slices.Contains(sectionNames(), name) {
-			return fmt.Errorf("--only: there is no section %q; there are memory, %s", name, strings.Join(sectionNames(), ", "))
+		if parts := set.family.parts(); !slices.Contains(parts, name) {
+			return fmt.Errorf("--only: there is no section %q; there are %s", name, strings.Join(parts, ", "))
 		}
 	}
 	switch {
@@ -84,14 +91,14 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if err != nil {
 			return err
 		}
-		out = filepath.Join(root, "bench")
+		out = filepath.Join(root, "bench", "results")
 	}
 	res, err := run(ctx, set, stderr)
 	if err != nil {
 		return err
 	}
 	if out != "" {
-		if err := writeFiles(out, res); err != nil {
+		if err := writeFiles(out, set.family, res); err != nil {
 			return err
 		}
 	}
@@ -103,21 +110,15 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	return writeTables(stdout, res)
 }
 
-func sectionNames() []string {
-	var names []string
-	for _, s := range sections {
-		names = append(names, s.name)
-	}
-	return names
-}
-
-func writeFiles(dir string, res *results) error {
+// writeFiles writes the page of a store and its plot, which have the server's name.
+func writeFiles(dir string, f *family, res *results) error {
 	var text strings.Builder
-	if err := writeReport(&text, res); err != nil {
+	if err := writeReport(&text, f, res); err != nil {
 		return err
 	}
+	name := filepath.Join(dir, res.Settings.Kind)
 	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(text.String()), 0o644),
-		os.WriteFile(filepath.Join(dir, "results.svg"), []byte(plot(res)), 0o644),
+		os.WriteFile(name+".md", []byte(text.String()), 0o644),
+		os.WriteFile(name+".svg", []byte(plot(f.panels, res)), 0o644),
 	)
 }

@@ -3,14 +3,22 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"sync"
 	"testing"
 	"time"
 )
 
-var shared struct {
+// shared are the servers that all tests share, one of each family.
+var shared = func() map[*family]*sharedServer {
+	all := map[*family]*sharedServer{}
+	for _, f := range families {
+		all[f] = &sharedServer{}
+	}
+	return all
+}()
+
+type sharedServer struct {
 	sync.Once
 	*server
 	err error
@@ -21,18 +29,28 @@ func TestMain(m *testing.M) {
 		exit(serve(what))
 	}
 	code := m.Run()
-	if shared.server != nil {
-		shared.stop()
+	for _, s := range shared {
+		if s.server != nil {
+			s.stop()
+		}
 	}
 	os.Exit(code)
 }
 
-// redisURL returns a Redis that all tests share.
-func redisURL(tb testing.TB) string {
+// serverOf returns the server that the tests of a family share.
+func serverOf(tb testing.TB, f *family) *server {
 	tb.Helper()
-	shared.Do(func() { shared.server, shared.err = startServer(context.Background(), "redis") })
-	available(tb, shared.err)
-	return shared.url
+	s := shared[f]
+	s.Do(func() { s.server, s.err = f.start(context.Background(), f.kinds[0]) })
+	available(tb, s.err)
+	return s.server
+}
+
+// eachFamily runs a test for each, named by its first kind.
+func eachFamily(t *testing.T, test func(t *testing.T, f *family)) {
+	for _, f := range families {
+		t.Run(f.kinds[0], func(t *testing.T) { test(t, f) })
+	}
 }
 
 // available skips if err says that something is missing here.
@@ -47,9 +65,9 @@ func available(tb testing.TB, err error) {
 	}
 }
 
-func open(tb testing.TB, p peer) *app {
+func open(tb testing.TB, f *family, p peer) *app {
 	tb.Helper()
-	a, err := p.open(tb.Context(), redisURL(tb))
+	a, err := p.open(tb.Context(), serverOf(tb, f).url)
 	available(tb, err)
 	tb.Cleanup(a.close)
 	return a
@@ -65,11 +83,11 @@ func until(tb testing.TB, rule string, ok func() bool) {
 	}
 }
 
-func find(name string) peer {
-	for _, p := range peers {
-		if p.name == name {
-			return p
-		}
+func find(tb testing.TB, f *family, name string) peer {
+	tb.Helper()
+	p, ok := f.find(name)
+	if !ok {
+		tb.Fatalf("on %s no peer is called %q", f.kinds[0], name)
 	}
-	panic(fmt.Sprintf("no peer is called %q", name))
+	return p
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,29 +23,27 @@ type memoryResult struct {
 
 var remembered = []string{coatcheck, scsGoRedis, gorilla, fiberRedis, express}
 
-// memory signs in n users of each peer on an empty server. It erases the server.
-func memory(ctx context.Context, url string, n int, progress io.Writer) ([]memoryResult, error) {
+// redisMemory signs in n users of each peer on an empty server. It erases the server.
+func redisMemory(ctx context.Context, url string, n int, progress io.Writer) ([]memoryResult, error) {
 	admin, err := newClient(url, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer admin.Close()
 	var all []memoryResult
-	for _, p := range peers {
-		for _, name := range remembered {
-			if p.name != name {
-				continue
-			}
-			m, err := memoryOf(ctx, admin, url, p, n)
-			if errors.Is(err, errMissing) {
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("memory of %s: %w", p.name, err)
-			}
-			_, _ = fmt.Fprintf(progress, "memory  %-42s %6.0f bytes per session\n", p.name, m.Bytes)
-			all = append(all, m)
+	for _, p := range redisPeers() {
+		if !slices.Contains(remembered, p.name) {
+			continue
 		}
+		m, err := memoryOf(ctx, admin, url, p, n)
+		if errors.Is(err, errMissing) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("memory of %s: %w", p.name, err)
+		}
+		_, _ = fmt.Fprintf(progress, "memory  %-42s %6.0f bytes per session\n", p.name, m.Bytes)
+		all = append(all, m)
 	}
 	return all, admin.Do(ctx, admin.B().Flushall().Build()).Error()
 }

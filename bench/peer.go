@@ -21,7 +21,7 @@ const (
 // A peer is a way to have sessions.
 type peer struct {
 	name string
-	// open returns the peer's app on the Redis at url, with connections of its own.
+	// open returns the peer's app on the server at url, with connections of its own.
 	open func(ctx context.Context, url string) (*app, error)
 }
 
@@ -45,7 +45,7 @@ type app struct {
 	// its own.
 	cpu func() (time.Duration, error)
 
-	// cached is true if the app may serve what is not in Redis any more.
+	// cached is true if the app may serve what is not on the server any more.
 	cached bool
 }
 

@@ -4,100 +4,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/coatcheck/coatcheck/store/memstore"
-	"github.com/redis/rueidis"
 )
 
 // A benchmark of sessions that are not kept, not shared or not extended would
 // compare nothing.
 func TestPeers(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("takes seconds: run it without -short")
 	}
-	for _, p := range peers {
-		if bare(p) {
-			continue
+	eachFamily(t, func(t *testing.T, f *family) {
+		for _, p := range f.peers {
+			if !bare(p) {
+				t.Run(p.name, func(t *testing.T) { testPeer(t, f, p) })
+			}
 		}
-		t.Run(p.name, func(t *testing.T) {
-			admin := adminClient(t)
-			a := open(t, p)
-			before := keys(t, admin)
-			const i = 7
-			cookie, err := a.signIn(t.Context(), i)
-			if err != nil || cookie == "" {
-				t.Fatalf("signing in: cookie %q, %v", cookie, err)
-			}
-			// express answers before it has saved, if the answer is short.
-			var key string
-			until(t, "a session that was signed in has no key in Redis", func() bool {
-				key = newest(t, admin, before)
-				return key != ""
-			})
-			if _, err := a.read(0)(i, cookie); err != nil {
-				t.Errorf("read shows something else than was signed in: %v", err)
-			}
-			if _, err := a.read(0)(i+1, cookie); err == nil {
-				t.Error("read shows what it is asked to show, not what is in the session")
-			}
-			for range 2 {
-				if _, err := a.write(0)(i, cookie); err != nil {
-					t.Fatalf("write: %v", err)
-				}
-			}
-			want := fmt.Sprintf("%s 3", greetings[i])
-			until(t, "two writes after a cart with one item do not show three", func() bool { return whole(a, i, cookie) == want })
+	})
+}
 
-			// Another server of the same app.
-			second := open(t, p)
-			if got := whole(second, i, cookie); got != want {
-				t.Errorf("another server shows %q; want %q: the session is not shared", got, want)
-			}
-
-			if d := ttl(t, admin, key); d <= 0 || d > absolute+10*time.Minute {
-				t.Errorf("the time to live is %v: not what the timeouts say", d)
-			}
-			extends(t, p, a, admin, key, i, cookie)
-
-			if err := admin.Do(t.Context(), admin.B().Del().Key(key).Build()).Error(); err != nil {
-				t.Fatal(err)
-			}
-			until(t, "the session outlives its key: its values are not from Redis", func() bool {
-				_, err := a.read(0)(i, cookie)
-				if err == nil && !a.cached {
-					t.Fatal("the session outlives its key: its values are not from Redis")
-				}
-				return errors.Is(err, errAnswer)
-			})
-		})
+func testPeer(t *testing.T, f *family, p peer) {
+	admin := adminOf(t, f)
+	a := open(t, f, p)
+	before := admin.keys(t)
+	const i = 7
+	cookie, err := a.signIn(t.Context(), i)
+	if err != nil || cookie == "" {
+		t.Fatalf("signing in: cookie %q, %v", cookie, err)
 	}
+	// express answers before it has saved, if the answer is short.
+	var key string
+	until(t, "a session that was signed in is not on the server", func() bool {
+		key = newest(t, admin, before)
+		return key != ""
+	})
+	if _, err := a.read(0)(i, cookie); err != nil {
+		t.Errorf("read shows something else than was signed in: %v", err)
+	}
+	if _, err := a.read(0)(i+1, cookie); err == nil {
+		t.Error("read shows what it is asked to show, not what is in the session")
+	}
+	for range 2 {
+		if _, err := a.write(0)(i, cookie); err != nil {
+			t.Fatalf("write: %v", err)
+		}
+	}
+	want := fmt.Sprintf("%s 3", greetings[i])
+	until(t, "two writes after a cart with one item do not show three", func() bool { return whole(a, i, cookie) == want })
+
+	// Another server of the same app.
+	second := open(t, f, p)
+	if got := whole(second, i, cookie); got != want {
+		t.Errorf("another server shows %q; want %q: the session is not shared", got, want)
+	}
+
+	if d := admin.ttl(t, key); d <= 0 || d > absolute+10*time.Minute {
+		t.Errorf("the time to live is %v: not what the timeouts say", d)
+	}
+	extends(t, p, a, admin, key, i, cookie)
+
+	admin.remove(t, key)
+	until(t, "the session outlives its key: its values are not from the server", func() bool {
+		_, err := a.read(0)(i, cookie)
+		if err == nil && !a.cached {
+			t.Fatal("the session outlives its key: its values are not from the server")
+		}
+		return errors.Is(err, errAnswer)
+	})
 }
 
 // extends checks that a read extends the idle timeout, or that it does not where
 // the name of the peer says so.
-func extends(t *testing.T, p peer, a *app, admin rueidis.Client, key string, i int, cookie string) {
+func extends(t *testing.T, p peer, a *app, admin admin, key string, i int, cookie string) {
 	t.Helper()
-	const soon = 10 * time.Minute
-	if err := admin.Do(t.Context(), admin.B().Pexpire().Key(key).Milliseconds(soon.Milliseconds()).Build()).Error(); err != nil {
-		t.Fatal(err)
-	}
-	longer := func() bool { return ttl(t, admin, key) > idle-time.Minute }
-	switch p.name {
-	case scsNoIdle, gorillaNoIdle:
+	admin.expire(t, key, idle-3*time.Minute) // sooner than Coatcheck would touch it
+	longer := func() bool { return admin.ttl(t, key) > idle-time.Minute }
+	switch {
+	case strings.HasSuffix(p.name, "no idle timeout"):
 		if _, err := a.read(0)(i, cookie); err != nil || longer() {
 			t.Errorf("a read extends the idle timeout, or fails: %v", err)
 		}
-	case coatcheck, near, coatcheckServed, delayed(coatcheck, flushDelays[0]), delayed(coatcheck, flushDelays[1]), delayed(coatcheck, flushDelays[2]):
-		// It was used just now: nothing is due. See TestTouching.
-		if _, err := a.read(0)(i, cookie); err != nil || longer() {
-			t.Errorf("a read right after another writes to the store, or fails: %v", err)
-		}
-	case touching:
+	case p.name == touching:
 		for range 10 {
 			if _, err := a.read(0)(i, cookie); err != nil {
 				t.Fatal(err)
@@ -105,6 +96,11 @@ func extends(t *testing.T, p peer, a *app, admin rueidis.Client, key string, i i
 		}
 		if !longer() {
 			t.Error("of ten reads none has extended the idle timeout")
+		}
+	case strings.HasPrefix(p.name, coatcheck):
+		// It was used just now: nothing is due. See TestTouching.
+		if _, err := a.read(0)(i, cookie); err != nil || longer() {
+			t.Errorf("a read right after another writes to the store, or fails: %v", err)
 		}
 	default:
 		if _, err := a.read(0)(i, cookie); err != nil {
@@ -154,94 +150,97 @@ func bare(p peer) bool {
 
 // What the bare rows read and write is there.
 func TestBare(t *testing.T) {
-	for _, p := range peers {
-		if !bare(p) || p.name == casStore || p.name == plainSET {
-			continue
+	eachFamily(t, func(t *testing.T, f *family) {
+		for _, p := range f.peers {
+			if !bare(p) || p.name == casStore || p.name == plainSET || p.name == plainUpdate {
+				continue
+			}
+			a := open(t, f, p)
+			cookie, err := a.signIn(t.Context(), 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := a.read(0)(3, cookie); err != nil {
+				t.Errorf("%s: %v", p.name, err)
+			}
+			if _, err := a.read(0)(4, cookie); err == nil {
+				t.Errorf("%s: shows what it is asked to show", p.name)
+			}
 		}
-		a := open(t, p)
-		cookie, err := a.signIn(t.Context(), 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := a.read(0)(3, cookie); err != nil {
-			t.Errorf("%s: %v", p.name, err)
-		}
-		if _, err := a.read(0)(4, cookie); err == nil {
-			t.Errorf("%s: shows what it is asked to show", p.name)
-		}
-	}
+	})
 }
 
 // The two writes below the sessions leave values of nearly the same size, in which
 // compare-and-swap has not lost a version.
 func TestStoreLevel(t *testing.T) {
-	admin := adminClient(t)
-	var sizes []int64
-	for _, name := range []string{casStore, plainSET} {
-		before := keys(t, admin)
-		a := open(t, find(name))
-		for i := range concurrency {
-			if _, err := a.signIn(t.Context(), i); err != nil {
+	eachFamily(t, func(t *testing.T, f *family) {
+		admin := adminOf(t, f)
+		plain := plainUpdate
+		if f == &redisFamily {
+			plain = plainSET
+		}
+		sizes := map[string]int64{}
+		for _, name := range []string{casStore, plain} {
+			before := admin.keys(t)
+			a := open(t, f, find(t, f, name))
+			for i := range concurrency {
+				if _, err := a.signIn(t.Context(), i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do := a.write(5)
+			for i := range 2 * concurrency {
+				if _, err := do(i%concurrency, ""); err != nil {
+					t.Fatalf("%s: a write of a key of its own fails: %v", name, err)
+				}
+			}
+			sizes[name] = admin.size(t, newest(t, admin, before))
+		}
+		if d := sizes[casStore] - sizes[plain]; d < -16 || d > 16 {
+			t.Errorf("compare-and-swap writes %d bytes, the plain write %d: they are not to be compared", sizes[casStore], sizes[plain])
+		}
+	})
+}
+
+// A commit waits for the disk, except while that is relaxed.
+func TestRelaxed(t *testing.T) {
+	for kind, test := range map[string]struct {
+		s                *sqlServer
+		query            string
+		waiting, relaxed string
+	}{
+		"postgres": {&postgres, "SELECT current_setting('fsync') || ' ' || current_setting('synchronous_commit')", "on on", "on off"},
+		"mariadb":  {&mariadb, "SELECT CONCAT(@@innodb_flush_log_at_trx_commit, ' ', @@innodb_flush_method)", "1 O_DIRECT", "2 O_DIRECT"},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			f, err := familyOf(kind)
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		do := a.write(5)
-		for i := range 2 * concurrency {
-			if _, err := do(i%concurrency, ""); err != nil {
-				t.Fatalf("%s: a write of a key of its own fails: %v", name, err)
+			url := serverOf(t, f).url
+			// The connection that sees the change is older than it, as those of the peers.
+			db := openSQL(t, test.s, url)
+			is := func(want string) func() bool {
+				return func() bool {
+					var got string
+					if err := db.QueryRowContext(t.Context(), test.query).Scan(&got); err != nil {
+						t.Fatal(err)
+					}
+					return got == want
+				}
 			}
-		}
-		n, err := admin.Do(t.Context(), admin.B().Strlen().Key(newest(t, admin, before)).Build()).AsInt64()
-		if err != nil {
-			t.Fatal(err)
-		}
-		sizes = append(sizes, n)
+			until(t, "a commit does not wait for the disk", is(test.waiting))
+			restore, err := f.relax(t.Context(), url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a commit waits for the disk where it should not", is(test.relaxed))
+			if err := restore(); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "a commit does not wait for the disk any more", is(test.waiting))
+		})
 	}
-	if d := sizes[0] - sizes[1]; d < -16 || d > 16 {
-		t.Errorf("compare-and-swap writes %d bytes, SET %d: they are not to be compared", sizes[0], sizes[1])
-	}
-}
-
-func adminClient(t *testing.T) rueidis.Client {
-	t.Helper()
-	c, err := newClient(redisURL(t), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-func keys(t *testing.T, admin rueidis.Client) []string {
-	t.Helper()
-	all, err := admin.Do(t.Context(), admin.B().Keys().Pattern("*").Build()).AsStrSlice()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-// newest returns a string that is there since before, not an index.
-func newest(t *testing.T, admin rueidis.Client, before []string) string {
-	t.Helper()
-	for _, k := range keys(t, admin) {
-		if slices.Contains(before, k) {
-			continue
-		}
-		if kind, err := admin.Do(t.Context(), admin.B().Type().Key(k).Build()).ToString(); err == nil && kind == "string" {
-			return k
-		}
-	}
-	return ""
-}
-
-func ttl(t *testing.T, admin rueidis.Client, key string) time.Duration {
-	t.Helper()
-	ms, err := admin.Do(t.Context(), admin.B().Pttl().Key(key).Build()).AsInt64()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(ms) * time.Millisecond
 }
 
 // whole returns what the page "all" answers.

@@ -32,20 +32,14 @@ text { fill: #f0f6fc; }
 }
 `
 
+// A panel shows the rates of peers in a section.
 type panel struct {
 	title, section string
 	peers          []string
 }
 
-var panels = []panel{
-	{"Read, Redis asked each time", "read", []string{coatcheck, touching, scsGoRedis, scsRedigo, gorilla, fiberRedis}},
-	{"Read, copies near the app", "read", []string{near, coatcheck, scsGoRedis}},
-	{"Write", "write", []string{coatcheck, scsGoRedis, scsRedigo, gorilla, fiberRedis}},
-	{"Read over HTTP", "http-read", []string{coatcheckServed, scsServed, express}},
-}
-
 // plot returns an SVG of the rates.
-func plot(res *results) string {
+func plot(panels []panel, res *results) string {
 	var b strings.Builder
 	y := 30
 	for _, p := range panels {

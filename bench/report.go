@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	_ "embed"
 	"fmt"
 	"io"
 	"math"
@@ -11,15 +10,15 @@ import (
 	"time"
 )
 
-// notes is what RESULTS.md says besides figures. {{NAME}} stands for a table.
-//
-//go:embed notes.md
-var notes string
-
-// writeReport writes RESULTS.md.
-func writeReport(w io.Writer, res *results) error {
+// writeReport writes the page of a store.
+func writeReport(w io.Writer, f *family, res *results) error {
+	text, err := f.text()
+	if err != nil {
+		return err
+	}
 	parts := []string{
-		"{{command}}", repeat(res),
+		"{{command}}", repeat(f, res),
+		"{{plot}}", "![Requests per second of each library](" + res.Settings.Kind + ".svg)",
 		"{{machine}}", machineTable(res),
 		"{{bars}}", barTable(res),
 		"{{memory}}", memoryTable(res),
@@ -27,6 +26,8 @@ func writeReport(w io.Writer, res *results) error {
 		"{{others}}", others(res),
 		"{{bytes}}", strconv.Itoa(len(user(0)) + len(userName) + len(cartJSON)),
 		"{{record}}", strconv.Itoa(dataSize),
+		"{{conns}}", strconv.Itoa(sqlConns),
+		"{{peer conns}}", strconv.Itoa(peerConns),
 		"{{sessions}}", thousands(float64(res.Settings.Sessions)),
 		"{{stored}}", thousands(float64(res.Settings.Stored)),
 		"{{rounds}}", strconv.Itoa(res.Settings.Rounds),
@@ -35,7 +36,7 @@ func writeReport(w io.Writer, res *results) error {
 	for _, s := range res.Sections {
 		parts = append(parts, "{{"+s.Name+"}}", table(s))
 	}
-	_, err := strings.NewReplacer(parts...).WriteString(w, notes)
+	_, err = strings.NewReplacer(parts...).WriteString(w, text)
 	return err
 }
 
@@ -55,9 +56,14 @@ func writeTables(w io.Writer, res *results) error {
 	return err
 }
 
-func repeat(res *results) string {
+// repeat is the command that does the same again.
+func repeat(f *family, res *results) string {
 	s := res.Settings
-	return fmt.Sprintf("go run ./bench --store %s --rounds %d --sessions %d --stored %d --each %v", s.Kind, s.Rounds, s.Sessions, s.Stored, s.Each)
+	command := fmt.Sprintf("go run ./bench --store %s --rounds %d --sessions %d --each %v", s.Kind, s.Rounds, s.Sessions, s.Each)
+	if f.memory != nil {
+		command += fmt.Sprintf(" --stored %d", s.Stored)
+	}
+	return command
 }
 
 func machineTable(res *results) string {
@@ -121,7 +127,7 @@ func missing(res *results) string {
 
 func table(s sectionResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| | requests/s | lowest … highest | × %s | p50 | p99 | allocations | processor | … of Redis |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n", s.Base)
+	fmt.Fprintf(&b, "| | requests/s | lowest … highest | × %s | p50 | p99 | allocations | processor | … of the server |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n", s.Base)
 	for _, r := range s.Rows {
 		allocs := fmt.Sprintf("%.0f", r.Allocs)
 		if r.apart {

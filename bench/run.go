@@ -7,12 +7,12 @@ import (
 	"io"
 	"runtime"
 	"slices"
-	"strconv"
 	"time"
 )
 
 // settings are what a run may choose.
 type settings struct {
+	family   *family
 	kind     string // of the server
 	rounds   int
 	sessions int // per peer
@@ -61,27 +61,28 @@ type rowResult struct {
 
 // run measures. What it is at is told to progress.
 func run(ctx context.Context, set settings, progress io.Writer) (*results, error) {
-	srv, err := startServer(ctx, set.kind)
+	f := set.family
+	srv, err := f.start(ctx, set.kind)
 	if err != nil {
 		return nil, err
 	}
 	defer srv.stop()
-	res := &results{Machine: thisMachine(), Versions: versions(srv)}
+	res := &results{Machine: thisMachine(), Versions: versions(f, srv)}
 	res.Settings.Kind = set.kind
 	res.Settings.Rounds, res.Settings.Sessions, res.Settings.Stored, res.Settings.Each = set.rounds, set.sessions, set.stored, set.each
 
 	var chosen []section
-	for _, s := range sections {
+	for _, s := range f.sections {
 		if len(set.only) == 0 || slices.Contains(set.only, s.name) {
 			chosen = append(chosen, s)
 		}
 	}
-	if set.stored > 0 && (len(set.only) == 0 || slices.Contains(set.only, "memory")) {
-		if res.Memory, err = memory(ctx, srv.url, set.stored, progress); err != nil {
+	if f.memory != nil && set.stored > 0 && (len(set.only) == 0 || slices.Contains(set.only, "memory")) {
+		if res.Memory, err = f.memory(ctx, srv.url, set.stored, progress); err != nil {
 			return nil, err
 		}
 	}
-	apps, closing, err := openAll(ctx, srv.url, chosen, set.sessions, progress, res)
+	apps, closing, err := openAll(ctx, srv.url, f.peers, chosen, set.sessions, progress, res)
 	defer closing()
 	if err != nil {
 		return nil, err
@@ -95,17 +96,19 @@ func run(ctx context.Context, set settings, progress io.Writer) (*results, error
 		}
 		res.Sections = append(res.Sections, r)
 	}
-	admin, err := newClient(srv.url, 0)
+	serverCPU, closeCPU, err := f.cpu(ctx, srv)
 	if err != nil {
 		return nil, err
 	}
-	defer admin.Close()
-	serverCPU := func() (time.Duration, error) {
-		info, err := admin.Do(ctx, admin.B().Info().Section("cpu").Build()).ToString()
-		return seconds(line(info, "used_cpu_sys")) + seconds(line(info, "used_cpu_user")), err
-	}
+	defer closeCPU()
 	for round := range set.rounds {
 		for i, s := range chosen {
+			restore := func() error { return nil }
+			if s.relaxed {
+				if restore, err = f.relax(ctx, srv.url); err != nil {
+					return nil, err
+				}
+			}
 			for j := range res.Sections[i].Rows {
 				r := &res.Sections[i].Rows[j]
 				a := apps[r.Peer]
@@ -117,6 +120,9 @@ func run(ctx context.Context, set settings, progress io.Writer) (*results, error
 				_, _ = fmt.Fprintf(progress, "round %d of %d  %-10s %-42s %9.0f/s  p50 %-9v p99 %v\n",
 					round+1, set.rounds, s.name, r.Peer, m.Rate, m.P50, m.P99)
 			}
+			if err := restore(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	var every []measurement
@@ -127,7 +133,7 @@ func run(ctx context.Context, set settings, progress io.Writer) (*results, error
 		}
 	}
 	res.Others = median(every, func(m measurement) float64 { return m.Others })
-	res.Bars = bars(res)
+	res.Bars = bars(f, res)
 	return res, nil
 }
 
@@ -139,7 +145,7 @@ type opened struct {
 
 // openAll opens the peers of the sections, and signs in their users. A peer that
 // cannot be had is noted as missing.
-func openAll(ctx context.Context, url string, chosen []section, n int, progress io.Writer, res *results) (map[string]*opened, func(), error) {
+func openAll(ctx context.Context, url string, peers []peer, chosen []section, n int, progress io.Writer, res *results) (map[string]*opened, func(), error) {
 	apps := make(map[string]*opened)
 	closing := func() {
 		for _, a := range apps {
@@ -147,7 +153,7 @@ func openAll(ctx context.Context, url string, chosen []section, n int, progress 
 		}
 	}
 	for _, p := range peers {
-		if !slices.ContainsFunc(chosen, func(s section) bool { return slices.Contains(s.peers, p.name) }) {
+		if !slices.ContainsFunc(chosen, func(s section) bool { return s.has(p.name) }) {
 			continue
 		}
 		a, err := p.open(ctx, url)
@@ -184,7 +190,6 @@ func summarise(s *sectionResult) {
 		r.Server = time.Duration(median(r.rounds, func(m measurement) float64 { return float64(m.Server) }))
 		r.Low, r.High = r.Rate, r.Rate
 		for _, m := range r.rounds {
-			r.Server = time.Duration(median(r.rounds, func(m measurement) float64 { return float64(m.Server) }))
 			r.Low, r.High = min(r.Low, m.Rate), max(r.High, m.Rate)
 		}
 		if base != nil {
@@ -237,11 +242,6 @@ func (r *results) find(section, peer string) *rowResult {
 		}
 	}
 	return nil
-}
-
-func seconds(text string) time.Duration {
-	f, _ := strconv.ParseFloat(text, 64)
-	return time.Duration(f * float64(time.Second))
 }
 
 type machine struct {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -58,15 +59,18 @@ func (r lineReader) Read([]byte) (int, error) {
 // server is a real server, started by scripts/server.
 type server struct {
 	*child
-	url, version string
-	dir          string
+	url     string // of the user who may do most
+	version string
+	pid     int
+	dir     string
 }
 
 // errMissing says that what is to be measured is not on this machine.
 var errMissing = errors.New("not available")
 
-// startServer starts a server of that kind. ctx bounds its life, too.
-func startServer(ctx context.Context, kind string) (*server, error) {
+// startServer starts a server of that kind, with lines of configuration of its own.
+// ctx bounds its life, too.
+func startServer(ctx context.Context, kind string, config []string) (*server, error) {
 	root, err := repository()
 	if err != nil {
 		return nil, err
@@ -75,8 +79,11 @@ func startServer(ctx context.Context, kind string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is written to disk: a snapshot would fall into somebody's measurement.
-	c, err := start(exec.CommandContext(ctx, filepath.Join(root, "scripts", "server"), "--config", `save ""`, "--config", "appendonly no", kind, dir))
+	var args []string
+	for _, l := range config {
+		args = append(args, "--config", l)
+	}
+	c, err := start(exec.CommandContext(ctx, filepath.Join(root, "scripts", "server"), append(args, kind, dir)...))
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -84,7 +91,11 @@ func startServer(ctx context.Context, kind string) (*server, error) {
 	for c.lines.Scan() {
 		name, value, _ := strings.Cut(c.lines.Text(), "=")
 		switch name {
-		case "URL":
+		case "NODE": // its name, address, process ID and role
+			if f := strings.Fields(value); len(f) > 2 {
+				s.pid, _ = strconv.Atoi(f[2])
+			}
+		case "URL", "ADMIN_URL": // the latter comes last
 			s.url = value
 		case "VERSION":
 			s.version = value

@@ -10,7 +10,7 @@ import (
 	"github.com/coatcheck/coatcheck/store/redisstore"
 )
 
-// Writes below the sessions: compare-and-swap of a record, and a plain SET of as
+// Writes below the sessions: compare-and-swap of a record, and a plain write of as
 // many bytes. Workers have keys of their own, so that every write succeeds.
 
 const dataSize = 230 // what the values of a session take when sealed
@@ -21,17 +21,16 @@ func openCAS(ctx context.Context, url string) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	return casApp(ctx, st, func() { _ = st.Close() }), nil
+}
+
+func casApp(ctx context.Context, st store.Store, closing func()) *app {
 	now := time.Now()
 	record := func(version uint64) store.Record {
 		return store.Record{Version: version, Created: now, Deadline: now.Add(absolute), Expires: now.Add(idle), Data: data}
 	}
 	versions := make([]uint64, maxSessions)
-	first := store.Key(random(32)) // so that keys are new, whoever was here before
-	key := func(i int) store.Key {
-		k := first
-		binary.BigEndian.PutUint64(k[:], uint64(i))
-		return k
-	}
+	key := newKeys()
 	return &app{
 		signIn: func(ctx context.Context, i int) (string, error) {
 			versions[i] = 1
@@ -48,8 +47,19 @@ func openCAS(ctx context.Context, url string) (*app, error) {
 				return nil, err
 			}
 		},
-		close: func() { _ = st.Close() },
-	}, nil
+		close: closing,
+	}
+}
+
+// newKeys returns a function that numbers keys, which are new, whoever was here
+// before.
+func newKeys() func(i int) store.Key {
+	first := store.Key(random(32))
+	return func(i int) store.Key {
+		k := first
+		binary.BigEndian.PutUint64(k[:], uint64(i))
+		return k
+	}
 }
 
 // openSET writes with SET and a time to live.

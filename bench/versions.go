@@ -17,30 +17,19 @@ type version struct {
 	Version string `json:"version"`
 }
 
-// measured are the modules whose versions matter to the results.
-var measured = []string{
-	"github.com/alexedwards/scs/v2",
-	"github.com/alexedwards/scs/goredisstore",
-	"github.com/alexedwards/scs/redisstore",
-	"github.com/gorilla/sessions",
-	"github.com/boj/redistore",
-	"github.com/gofiber/fiber/v3",
-	"github.com/gofiber/storage/redis/v3",
-	"github.com/redis/go-redis/v9",
-	"github.com/gomodule/redigo",
-	"github.com/redis/rueidis",
-}
-
-func versions(s *server) []version {
+func versions(f *family, s *server) []version {
 	all := []version{{"server", s.version}}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
-			if slices.Contains(measured, m.Path) {
+			if slices.Contains(f.modules, m.Path) {
 				all = append(all, version{m.Path, m.Version})
 			}
 		}
 	}
-	return append(all, nodeVersions()...)
+	if _, ok := f.find(express); ok {
+		all = append(all, nodeVersions()...)
+	}
+	return all
 }
 
 func nodeVersions() []version {
@@ -70,8 +59,12 @@ func nodeVersions() []version {
 	return all
 }
 
+// kernelThreads is the process whose children the kernel's threads are.
+const kernelThreads = 2
+
 // machineTime is the processor time that all programs have used, 0 if the system
-// does not tell.
+// does not tell. Interrupts and the kernel's own threads, which write to disks, are
+// left out: on a machine that does nothing else they work for what is measured.
 func machineTime() time.Duration {
 	text, _ := os.ReadFile("/proc/stat")
 	first, _, _ := strings.Cut(string(text), "\n")
@@ -79,7 +72,7 @@ func machineTime() time.Duration {
 	if _, err := fmt.Sscanf(first, "cpu %d %d %d %d %d %d %d %d", &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6], &n[7]); err != nil {
 		return 0
 	}
-	return time.Duration(n[0]+n[1]+n[2]+n[5]+n[6]+n[7]) * 10 * time.Millisecond
+	return time.Duration(n[0]+n[1]+n[2]+n[7])*10*time.Millisecond - processTime(kernelThreads)
 }
 
 // cpuModel is the processor's name, where the system tells.
