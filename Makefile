@@ -6,7 +6,7 @@
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: ## the whole gate: lint, tests with and without the race detector, benchmarks and fuzz targets briefly
+test: ## the whole gate: lint, tests with and without the race detector, and benchmarks once
 	@scripts/gate test
 
 test-all: ## the gate, then every module alone, a minute of fuzzing per target, and the soaks
