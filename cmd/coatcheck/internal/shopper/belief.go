@@ -47,76 +47,126 @@ type item struct {
 	qty int
 }
 
-// A change returns what the shop may hold after a request if it held s before:
-// one state if the request is known to have been carried out, more if not.
-type change func(s state, known bool) []state
+// A change is what a request does to what the shop holds.
+type change struct {
+	done func(state) state // its answer came
 
-func toAdd(it item) change {
-	return func(s state, known bool) []state {
+	// late is what it does if its answer does not come. A server that is killed, or
+	// gives up, may have sent a write that its store carries out at any later moment:
+	// until the next write that is answered, which one from before cannot follow.
+	late func(state) state
+}
+
+func toAdd(it item) *change {
+	add := func(s state) state {
 		more := state{User: s.User, Cart: maps.Clone(s.Cart)}
 		if more.Cart == nil {
 			more.Cart = make(map[string]int)
 		}
 		more.Cart[it.sku] += it.qty
-		if known {
-			return []state{more}
-		}
-		return []state{s, more}
+		return more
+	}
+	return &change{done: add, late: add}
+}
+
+func toSignIn(user string) *change {
+	return &change{
+		done: func(s state) state { return state{User: user, Cart: s.Cart} }, // a cart that was filled before is kept
+		// A sign-in ends the old session ID; the cookie with the new one is lost, and
+		// the cart with it.
+		late: toNothing,
 	}
 }
 
-func toSignIn(user string) change {
-	return func(s state, known bool) []state {
-		in := state{User: user, Cart: s.Cart} // a cart that was filled before is kept
-		if known {
-			return []state{in}
-		}
-		// A sign-in ends the old session ID; the cookie with the new one may be
-		// lost, and the cart with it.
-		return []state{s, {}, in}
-	}
+func toSignOut() *change { return &change{done: toNothing, late: toNothing} }
+
+func toNothing(state) state { return state{} }
+
+// A possibility is what the shop may hold, and the changes that it may still meet with.
+type possibility struct {
+	state
+	late []*change
 }
 
-func toSignOut(s state, known bool) []state {
-	if known {
-		return []state{{}}
-	}
-	return []state{s, {}}
+func (p possibility) equal(o possibility) bool {
+	return p.state.equal(o.state) && slices.Equal(p.late, o.late)
 }
 
-// A belief is what the shop may hold, as far as the shopper knows: one state, or
-// more after requests without an answer.
-type belief []state
+// A belief is what the shop may hold, as far as the shopper knows: one possibility,
+// or more after requests without an answer.
+type belief []possibility
 
 // maxBelief bounds a belief: while every check fails, each addition doubles it.
 const maxBelief = 64
 
-func (b belief) after(c change, known bool) belief {
+// with returns the belief and one more possibility.
+func (b belief) with(p possibility) belief {
+	if slices.ContainsFunc(b, p.equal) {
+		return b
+	}
+	return append(b, p)
+}
+
+// now returns what the shop may hold at this moment, when more of what is late may
+// have come.
+func (b belief) now() belief {
 	var out belief
-	for _, s := range b {
-		for _, n := range c(s, known) {
-			if !slices.ContainsFunc(out, n.equal) {
-				out = append(out, n)
-			}
+	for _, p := range b {
+		out = out.with(p)
+	}
+	for i := 0; i < len(out); i++ { // out grows
+		for j, c := range out[i].late {
+			rest := slices.Delete(slices.Clone(out[i].late), j, j+1)
+			out = out.with(possibility{c.late(out[i].state), rest})
+		}
+	}
+	return out
+}
+
+func (b belief) after(c *change, known bool) belief {
+	var out belief
+	for _, p := range b.now() {
+		if !known {
+			out = out.with(possibility{p.state, append(slices.Clone(p.late), c)})
+			out = out.with(possibility{c.late(p.state), p.late})
+		}
+		done := possibility{state: c.done(p.state)}
+		if !known {
+			done.late = p.late
+		}
+		out = out.with(done)
+	}
+	return out
+}
+
+// seen returns the belief after the state was seen, which it may be.
+func (b belief) seen(s state) belief {
+	var out belief
+	for _, p := range b.now() {
+		if p.state.equal(s) {
+			out = out.with(p)
 		}
 	}
 	return out
 }
 
 func (b belief) mayBe(user string) bool {
-	return slices.ContainsFunc(b, func(s state) bool { return s.User == user })
+	return slices.ContainsFunc(b, func(p possibility) bool { return p.User == user })
 }
 
 func (b belief) mustBe(user string) bool {
-	return !slices.ContainsFunc(b, func(s state) bool { return s.User != user })
+	return !slices.ContainsFunc(b.now(), func(p possibility) bool { return p.User != user })
 }
 
 func (b belief) String() string {
 	var out []string
-	for _, s := range b[:min(len(b), 4)] {
-		out = append(out, s.String())
+	for _, p := range b {
+		if told := p.state.String(); !slices.Contains(out, told) {
+			out = append(out, told)
+		}
 	}
-	if len(b) > 4 {
+	if len(out) > 4 {
+		out = out[:4]
 		out = append(out, "…")
 	}
 	return strings.Join(out, " or ")
@@ -130,12 +180,13 @@ type verdict struct {
 
 // judge compares what was seen with the nearest state that is right.
 func (b belief) judge(seen state) verdict {
+	b = b.now()
 	near := func(user string) (v verdict, ok bool) {
-		for _, s := range b {
-			if s.User != user {
+		for _, p := range b {
+			if p.User != user {
 				continue
 			}
-			w := verdict{lost: seen.missing(s), surplus: s.missing(seen)}
+			w := verdict{lost: seen.missing(p.state), surplus: p.missing(seen)}
 			if !ok || w.lost+w.surplus < v.lost+v.surplus {
 				v, ok = w, true
 			}

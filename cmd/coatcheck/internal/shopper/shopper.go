@@ -194,7 +194,7 @@ func (s *shopper) signIn() {
 
 func (s *shopper) signOut() {
 	a := s.send(http.MethodPost, "/logout", nil)
-	s.changed(a, toSignOut)
+	s.changed(a, toSignOut())
 }
 
 func (s *shopper) add(it item) {
@@ -217,8 +217,13 @@ func (s *shopper) addInTwoTabs(items []item) {
 		wg.Go(func() { answers[i] = s.sendItem(it) })
 	}
 	wg.Wait()
-	for i, a := range answers {
-		s.belief = s.belief.after(toAdd(items[i]), a.known)
+	// One without an answer may come after the others.
+	for _, known := range []bool{true, false} {
+		for i, a := range answers {
+			if a.known == known {
+				s.belief = s.belief.after(toAdd(items[i]), known)
+			}
+		}
 	}
 }
 
@@ -227,7 +232,7 @@ func (s *shopper) sendItem(it item) answer {
 }
 
 // changed takes an answer to a change into account.
-func (s *shopper) changed(a answer, c change) {
+func (s *shopper) changed(a answer, c *change) {
 	s.belief = s.belief.after(c, a.known)
 	if a.known {
 		s.judge(a)
@@ -242,7 +247,7 @@ func (s *shopper) browse() {
 func (s *shopper) check() {
 	if a := s.send(http.MethodGet, "/api/session", nil); a.known {
 		s.judge(a)
-	} else if len(s.belief) > maxBelief {
+	} else if len(s.belief.now()) > maxBelief {
 		s.takeFreshBrowser() // too much is unknown to judge the next answer by
 	}
 }
@@ -252,7 +257,7 @@ func (s *shopper) check() {
 func (s *shopper) judge(a answer) {
 	v := s.belief.judge(a.state)
 	if v == (verdict{}) {
-		s.belief = belief{a.state}
+		s.belief = s.belief.seen(a.state)
 		return
 	}
 	s.tally.discrepancy(v, s.example(fmt.Sprintf("%s said %s where %s was right", orNobody(a.server), a.state, s.belief)))
