@@ -101,11 +101,7 @@ func TestDynamo(t *testing.T) {
 // TestDynamoScripts: random sequences of operations end as they do in memory.
 func TestDynamoScripts(t *testing.T) {
 	t.Parallel()
-	var seeds []uint64 // ten, and a random one
-	if testing.Short() {
-		seeds = []uint64{1}
-	}
-	storetest.RunScripts(t, dynamoConfig(t, testserver.Shared(t, "dynamo")), seeds...)
+	storetest.RunScripts(t, dynamoConfig(t, testserver.Shared(t, "dynamo")), scripts()...)
 }
 
 // TestDynamoWrapped: the wrappers keep the contract over it.

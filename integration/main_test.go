@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -13,6 +14,18 @@ func TestMain(m *testing.M) {
 		"sqlite-migrate":   sqliteMigrate,
 		"sqlite-hold":      sqliteHold,
 	})
+}
+
+// scripts returns the seeds of the random scripts: some, and for a soak all that
+// [storetest.RunScripts] has.
+func scripts() []uint64 {
+	switch {
+	case os.Getenv("COATCHECK_SOAK") == "1":
+		return nil
+	case testing.Short():
+		return []uint64{1}
+	}
+	return []uint64{1, 2, rand.Uint64()}
 }
 
 // soak skips what takes minutes.

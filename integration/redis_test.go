@@ -234,11 +234,9 @@ func TestRedis(t *testing.T) {
 // TestRedisScripts: random sequences of operations end as they do in memory.
 func TestRedisScripts(t *testing.T) {
 	redisEach(t, append(redisKindsShort, redisKinds...), func(t *testing.T, srv *testserver.Server) {
-		seeds := []uint64{1, 2, 3}
-		if testing.Short() || slices.Contains(redisKindsShort, srv.Kind) {
-			seeds = seeds[:1]
-		} else if srv.Kind == "redis" {
-			seeds = nil // ten, and a random one
+		seeds := scripts()
+		if slices.Contains(redisKindsShort, srv.Kind) {
+			seeds = []uint64{1}
 		}
 		storetest.RunScripts(t, redisConfig(t, srv, srv.URL, redisstore.Options{}), seeds...)
 	})

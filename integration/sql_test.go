@@ -214,7 +214,7 @@ func sqlRun(t *testing.T, setups map[string]sqlSetup) {
 			if name != "default" {
 				return
 			}
-			t.Run("scripts", func(t *testing.T) { storetest.RunScripts(t, setup.config(t)) })
+			t.Run("scripts", func(t *testing.T) { storetest.RunScripts(t, setup.config(t), scripts()...) })
 		})
 	}
 }

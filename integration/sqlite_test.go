@@ -81,7 +81,7 @@ func TestSQLite(t *testing.T) {
 // TestSQLiteScripts: random sequences of operations end as they do in memory.
 func TestSQLiteScripts(t *testing.T) {
 	notShort(t)
-	storetest.RunScripts(t, sqliteConfig(sqliteStore))
+	storetest.RunScripts(t, sqliteConfig(sqliteStore), scripts()...)
 }
 
 // TestSQLiteOneConnection: with a pool of one connection, as databases in

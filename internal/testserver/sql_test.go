@@ -228,10 +228,9 @@ func TestMySQL(t *testing.T) {
 		"mysql://root:open-sesame@ADDR/coatcheck?tls=false")
 }
 
-func TestSQLTLS(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds: run it without -short")
-	}
+// TestSoakSQLTLS: the tests of stores sign in to these servers, and would not without TLS.
+func TestSoakSQLTLS(t *testing.T) {
+	soak(t)
 	for _, c := range []struct {
 		kind string
 		dialect

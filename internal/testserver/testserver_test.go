@@ -293,12 +293,10 @@ func startOnce() error {
 	return s.script.end()
 }
 
-// TestManyNodes kills a node of each kind that has several and waits for another
-// to take over: what the kinds are for.
-func TestManyNodes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds: run it without -short")
-	}
+// TestSoakManyNodes kills a node of each kind that has several and waits for another
+// to take over: what the kinds are for. The tests of failover wait for it, too.
+func TestSoakManyNodes(t *testing.T) {
+	soak(t)
 	for _, c := range []struct {
 		kind, url           string
 		primaries, replicas int
@@ -339,5 +337,13 @@ func TestManyNodes(t *testing.T) {
 			})
 			s.Restart(t, "node-1")
 		})
+	}
+}
+
+// soak skips what starts many servers and would be noticed by the tests that use them.
+func soak(t *testing.T) {
+	t.Helper()
+	if os.Getenv("COATCHECK_SOAK") != "1" {
+		t.Skip("takes minutes: run it with COATCHECK_SOAK=1")
 	}
 }
