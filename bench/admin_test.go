@@ -43,6 +43,10 @@ func adminOf(t *testing.T, f *family) admin {
 			equals: "decode('%s', 'hex')",
 			token:  "convert_from(decode('%s', 'hex'), 'UTF8')",
 		}
+	case &mongoFamily:
+		return newMongoAdmin(t, url)
+	case &dynamoFamily:
+		return newDynamoAdmin(t, url)
 	}
 	return sqlAdmin{
 		db:     openSQL(t, &mariadb, url),

@@ -34,7 +34,7 @@ type family struct {
 	relax func(ctx context.Context, url string) (restore func() error, err error)
 }
 
-var families = []*family{&redisFamily, &postgresFamily, &mariadbFamily}
+var families = []*family{&redisFamily, &postgresFamily, &mariadbFamily, &mongoFamily, &dynamoFamily}
 
 // familyOf returns the family that a kind of server belongs to.
 func familyOf(kind string) (*family, error) {

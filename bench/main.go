@@ -4,6 +4,8 @@
 //	go run ./bench --store redis --rounds 5
 //	go run ./bench --store postgres --rounds 5
 //	go run ./bench --store mariadb --rounds 5
+//	go run ./bench --store mongo --rounds 5
+//	go run ./bench --store dynamo --rounds 5
 //
 // Each writes a page and a plot of its own into the folder results; RESULTS.md
 // says what is measured, and how. Some of the rows are Go benchmarks as well, for
@@ -55,7 +57,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	var asJSON bool
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&set.kind, "store", "redis", "what to run on: a `kind` of scripts/server, redis, valkey, postgres, mariadb or mysql")
+	f.StringVar(&set.kind, "store", "redis", "what to run on: a `kind` of scripts/server, redis, valkey, postgres, mariadb, mysql, mongo or dynamo")
 	f.IntVar(&set.rounds, "rounds", 5, "how often everything is measured, one after the other")
 	f.IntVar(&set.sessions, "sessions", 10_000, "sessions that are there, of each peer")
 	f.IntVar(&set.stored, "stored", 50_000, "sessions for the memory on the server, where that is measured; 0 leaves that out")

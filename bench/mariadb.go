@@ -77,7 +77,7 @@ var mariadbFamily = family{
 		j.rate("read, to scs on mysqlstore", "read", coatcheck, scsMySQL, 4)
 		j.rate("the same where no commit waits for the disk", "read-relaxed", coatcheck, scsMySQL, 4)
 	},
-	cpu:   sqlCPU,
+	cpu:   processCPU,
 	relax: mariadb.relaxing,
 }
 

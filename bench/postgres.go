@@ -60,7 +60,7 @@ var postgresFamily = family{
 		j.rate("the same where no commit waits for the disk", "read-relaxed", coatcheck, scsPgx, 5.5)
 		j.rate("read, to database/sql selecting the same columns", "read", coatcheck, bareSelect, 0.8)
 	},
-	cpu:   sqlCPU,
+	cpu:   processCPU,
 	relax: postgres.relaxing,
 }
 
@@ -140,8 +140,10 @@ func openPgx(ctx context.Context, rawURL string) (*app, error) {
 	}
 	return &app{
 		signIn: createBare(st),
-		read: bareRead(func(ctx context.Context, key []byte, r *bareRow) error {
-			return pool.QueryRow(ctx, postgres.read, key).Scan(r.columns()...)
+		read: bareRead(func(ctx context.Context, key []byte) ([]byte, error) {
+			var r bareRow
+			err := pool.QueryRow(ctx, postgres.read, key).Scan(r.columns()...)
+			return r.data, err
 		}),
 		close: func() { pool.Close(); closing() },
 	}, nil

@@ -61,7 +61,7 @@ type server struct {
 	*child
 	url     string // of the user who may do most
 	version string
-	pid     int
+	pids    []int // of its nodes
 	dir     string
 }
 
@@ -93,7 +93,9 @@ func startServer(ctx context.Context, kind string, config []string) (*server, er
 		switch name {
 		case "NODE": // its name, address, process ID and role
 			if f := strings.Fields(value); len(f) > 2 {
-				s.pid, _ = strconv.Atoi(f[2])
+				if pid, err := strconv.Atoi(f[2]); err == nil {
+					s.pids = append(s.pids, pid)
+				}
 			}
 		case "URL", "ADMIN_URL": // the latter comes last
 			s.url = value

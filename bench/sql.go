@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/store"
-	"github.com/coatcheck/coatcheck/store/nearcache"
 	"github.com/coatcheck/coatcheck/store/sqlstore"
 )
 
@@ -130,75 +127,24 @@ func (s *sqlServer) openStore(ctx context.Context, url, space string, conns int)
 	return st, db, closing, nil
 }
 
-// sessions is Coatcheck on the server. What wrap returns is the store that the
-// sessions are in.
-func (s *sqlServer) sessions(space string, conns int, wrap func(store.Store) (store.Store, error)) func(context.Context, string) (*app, error) {
-	return func(ctx context.Context, url string) (*app, error) {
+// stores opens Coatcheck's store over pools of that size.
+func (s *sqlServer) stores(conns int) opener {
+	return func(ctx context.Context, url, space string) (store.Store, func(), error) {
 		st, _, closing, err := s.openStore(ctx, url, space, conns)
-		if err != nil {
-			return nil, err
-		}
-		wrapped, err := wrap(st)
-		if err != nil {
-			closing()
-			return nil, err
-		}
-		a, err := coatcheckApp(wrapped, closing)
-		if err == nil {
-			_, a.cached = wrapped.(*nearcache.Cache)
-		}
-		return a, err
+		return st, closing, err
 	}
 }
 
 // peers are those of every server of SQL.
 func (s *sqlServer) peers() []peer {
-	plain := func(st store.Store) (store.Store, error) { return st, nil }
-	all := []peer{
-		{noSession, openNone},
-		{coatcheck, s.sessions("coatcheck_plain", sqlConns, plain)},
-		{touching, s.sessions("coatcheck_touching", sqlConns, func(st store.Store) (store.Store, error) {
-			return &aging{Store: st, every: 10}, nil
-		})},
-		// Nobody tells it of changes: its copies are dropped after a second.
-		{near, s.sessions("coatcheck_near", sqlConns, func(st store.Store) (store.Store, error) {
-			return nearcache.New(st, nil)
-		})},
-		{bareSelect, s.openSelect(0)},
-		{bareWaits, s.openSelect(time.Second)},
-		{casStore, s.openCAS},
-		{plainUpdate, s.openUpdate},
-	}
+	all := append(s.stores(sqlConns).peers(),
+		peer{bareSelect, s.openSelect(0)},
+		peer{bareWaits, s.openSelect(time.Second)},
+		peer{plainUpdate, s.openUpdate})
 	for _, n := range otherSizes(sqlConns) {
-		all = append(all, peer{pooled(coatcheck, n), s.sessions(fmt.Sprintf("coatcheck_%d", n), n, plain)})
+		all = append(all, peer{pooled(coatcheck, n), s.stores(n).sessions(fmt.Sprintf("coatcheck_%d", n), plain)})
 	}
 	return all
-}
-
-func (s *sqlServer) openCAS(ctx context.Context, url string) (*app, error) {
-	st, _, closing, err := s.openStore(ctx, url, "cas", sqlConns)
-	if err != nil {
-		return nil, err
-	}
-	return casApp(ctx, st, closing), nil
-}
-
-// bareRecord is a record that is as large as that of a session and begins with what
-// read answers.
-func bareRecord(i int, now time.Time) store.Record {
-	text := append([]byte(greetings[i]+"\x00"+cartJSON), make([]byte, dataSize)...)
-	return store.Record{
-		Version: 1, Handle: store.Handle(random(16)), Owner: user(i),
-		Created: now, Deadline: now.Add(absolute), Expires: now.Add(idle), Data: text[:dataSize],
-	}
-}
-
-// createBare stores such records and returns their keys as cookies.
-func createBare(st store.Store) func(ctx context.Context, i int) (string, error) {
-	return func(ctx context.Context, i int) (string, error) {
-		k := store.Key(random(32))
-		return base64.RawURLEncoding.EncodeToString(k[:]), st.Create(ctx, k, bareRecord(i, time.Now()))
-	}
 }
 
 // bareRow is what a row of Coatcheck's table holds.
@@ -227,34 +173,19 @@ func (s *sqlServer) openSelect(timeout time.Duration) func(context.Context, stri
 		}
 		return &app{
 			signIn: createBare(st),
-			read: bareRead(func(ctx context.Context, key []byte, r *bareRow) error {
+			read: bareRead(func(ctx context.Context, key []byte) ([]byte, error) {
 				if timeout > 0 {
 					var cancel context.CancelFunc
 					ctx, cancel = context.WithTimeout(ctx, timeout)
 					defer cancel()
 				}
-				return stmt.QueryRowContext(ctx, key).Scan(r.columns()...)
+				var r bareRow
+				err := stmt.QueryRowContext(ctx, key).Scan(r.columns()...)
+				return r.data, err
 			}),
 			close: func() { _ = stmt.Close(); closing() },
 		}, nil
 	}
-}
-
-func bareRead(get func(ctx context.Context, key []byte, r *bareRow) error) page {
-	return inProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		key, err := base64.RawURLEncoding.DecodeString(r.Header["Cookie"][0])
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusUnauthorized)
-			return
-		}
-		var row bareRow
-		if err := get(r.Context(), key, &row); err != nil {
-			http.Error(w, err.Error(), http.StatusUnauthorized)
-			return
-		}
-		greeting, _, _ := bytes.Cut(row.data, []byte{0})
-		_, _ = w.Write(greeting)
-	}), checkGreeting)
 }
 
 // openUpdate writes a record's data whatever its version is.
@@ -268,28 +199,18 @@ func (s *sqlServer) openUpdate(ctx context.Context, url string) (*app, error) {
 		closing()
 		return nil, err
 	}
-	key := newKeys()
-	return &app{
-		signIn: func(ctx context.Context, i int) (string, error) {
-			return "", st.Create(ctx, key(i), bareRecord(i, time.Now()))
-		},
-		write: func(worker int) op {
-			return func(i int, _ string) ([]byte, error) {
-				k := key(own(i, worker))
-				now := time.Now()
-				// A version that changes, for MySQL, which counts only rows that do.
-				res, err := stmt.ExecContext(context.Background(), now.UnixNano(), now.Add(idle).UnixMilli(), data, k[:])
-				if err != nil {
-					return nil, err
-				}
-				if n, err := res.RowsAffected(); err != nil || n != 1 {
-					return nil, fmt.Errorf("an update by key matched %d rows: %w", n, err)
-				}
-				return nil, nil
-			}
-		},
-		close: func() { _ = stmt.Close(); closing() },
-	}, nil
+	return bareWrite(st, func(ctx context.Context, k store.Key) error {
+		now := time.Now()
+		// A version that changes, for MySQL, which counts only rows that do.
+		res, err := stmt.ExecContext(ctx, now.UnixNano(), now.Add(idle).UnixMilli(), data, k[:])
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n != 1 {
+			return fmt.Errorf("an update by key matched %d rows: %w", n, err)
+		}
+		return nil
+	}, func() { _ = stmt.Close(); closing() }), nil
 }
 
 // sqlSections are those of every server of SQL. The first of scs, which are its
@@ -310,9 +231,15 @@ func sqlSections(scs, readers, pools []string) []section {
 	}
 }
 
-// sqlCPU adds up what the server's processes have used, where Linux tells.
-func sqlCPU(_ context.Context, srv *server) (func() (time.Duration, error), func(), error) {
-	return func() (time.Duration, error) { return processTime(srv.pid), nil }, func() {}, nil
+// processCPU adds up what the server's processes have used, where Linux tells.
+func processCPU(_ context.Context, srv *server) (func() (time.Duration, error), func(), error) {
+	used := func() (sum time.Duration, err error) {
+		for _, pid := range srv.pids {
+			sum += processTime(pid)
+		}
+		return sum, nil
+	}
+	return used, func() {}, nil
 }
 
 // processTime is the processor time of a process and of its children, those that
