@@ -165,8 +165,6 @@ func TestCommand(t *testing.T) {
 		"redis":    {"read,write,delay-1", 3, 6, 14, []string{"at least 5.5", "go-redis"}},
 		"postgres": {"read,read-relaxed,latency-1", 3, 3, 11, []string{"at least 0.8", "pgxstore"}},
 		"mariadb":  {"read,read-relaxed,write", 3, 2, 14, []string{"at least 4", "go-sql-driver"}},
-		"mongo":    {"read,store", 2, 2, 6, []string{"at least 0.8", "mongodbstore"}},
-		"dynamo":   {"read,store", 2, 2, 6, []string{"at least 0.8", "aws-sdk-go-v2"}},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			f, err := familyOf(kind)
