@@ -3,6 +3,7 @@ package integration
 import (
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
@@ -41,6 +42,7 @@ func TestMariaDB(t *testing.T) {
 	srv := sqlShared(t, "mariadb")
 	user, userURL := mysqlUser(t, srv, "app")
 	mysqlElsewhere(t, srv)
+	userURL = strings.Replace(userURL, "/coatcheck?", "/elsewhere?", 1) // it may use no other
 	sqlRun(t, map[string]sqlSetup{
 		"default": {srv: srv},
 		"least rights": {
