@@ -6,10 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
 	"github.com/coatcheck/coatcheck/store"
@@ -179,4 +183,150 @@ func TestDynamoNoHiddenRetry(t *testing.T) {
 	if got, err := f.Get(t.Context(), k); err != nil || got.Version != 2 {
 		t.Errorf("Get after it: version %d, %v; want 2", got.Version, err)
 	}
+}
+
+// throttling answers requests of the SDK like a table without capacity, as long as it
+// has refusals left, and passes all others on. Of transactions it says so by the reasons
+// for which they were given up.
+type throttling struct{ left, answered atomic.Int64 }
+
+func (l *throttling) Do(r *http.Request) (*http.Response, error) {
+	if l.left.Add(-1) < 0 {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	l.answered.Add(1)
+	body := `{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException","message":"of secret-owner"}`
+	if strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".TransactWriteItems") {
+		body = `{"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException","message":"of secret-owner","CancellationReasons":[{"Code":"None"},{"Code":"ThrottlingError"}]}`
+	}
+	return dynamoAnswer(r, body), nil
+}
+
+// dynamoAnswer is how DynamoDB refuses a request.
+func dynamoAnswer(r *http.Request, body string) *http.Response {
+	return &http.Response{
+		Status: "400 Bad Request", StatusCode: http.StatusBadRequest, Request: r,
+		ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(body)),
+		Header: http.Header{"Content-Type": {"application/x-amz-json-1.0"}}, Body: io.NopCloser(strings.NewReader(body)),
+	}
+}
+
+// TestDynamoThrottled: what a table has no capacity for is tried again until it has, or
+// the caller's time is up; then the error says why, and that nothing was done.
+func TestDynamoThrottled(t *testing.T) {
+	t.Parallel()
+	srv := testserver.Shared(t, "dynamo")
+	f := dynamoNew(t, srv)
+	limit := &throttling{}
+	s, err := dynamostore.New(dynamoClient(srv.Nodes[0].Addr, func(o *dynamodb.Options) { o.HTTPClient = limit }), &dynamostore.Options{Table: f.Table()})
+	dynamoMust(t, "New", err)
+	k, r := numberedKey(1), dynamoSession(1)
+	next := r
+	next.Version = 2
+	calls := []struct {
+		name string
+		call func(context.Context) error
+	}{
+		{"Create", func(ctx context.Context) error { return s.Create(ctx, k, r) }}, // a transaction
+		{"Get", func(ctx context.Context) error { _, err := s.Get(ctx, k); return err }},
+		{"GetMany", func(ctx context.Context) error { _, err := s.GetMany(ctx, []store.Key{k}); return err }},
+		{"List", func(ctx context.Context) error {
+			for _, err := range s.List(ctx) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"ListOwner", func(ctx context.Context) error { _, err := s.ListOwner(ctx, r.Owner); return err }},
+		{"Touch", func(ctx context.Context) error { return s.Touch(ctx, k, r.Expires.Add(time.Minute)) }},
+		{"Replace", func(ctx context.Context) error { return s.Replace(ctx, k, 1, next) }},
+		{"Delete", func(ctx context.Context) error { _, err := s.Delete(ctx, k); return err }},
+	}
+	for _, c := range calls {
+		limit.left.Store(1 << 40)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err := c.call(ctx)
+		cancel()
+		refused(t, c.name+" without capacity", err)
+		mentions(t, c.name+" without capacity", err, "throttled")
+		if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s without capacity: %v; want the context's error, and none of the server's words", c.name, err)
+		}
+		limit.answered.Store(0)
+		limit.left.Store(2)
+		dynamoMust(t, c.name+" when there is capacity again", c.call(t.Context()))
+		if n := limit.answered.Load(); n != 2 {
+			t.Errorf("%s was throttled %d times; want 2", c.name, n)
+		}
+	}
+	if _, err := f.Get(t.Context(), k); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get after all of them, the last of which deleted: %v; want ErrNotFound", err)
+	}
+}
+
+// TestDynamoInspectFindsWhatIsWrong: each finding says what is wrong and what to do.
+func TestDynamoInspectFindsWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	srv := testserver.Shared(t, "dynamo")
+	client := dynamoClient(srv.Nodes[0].Addr)
+
+	foreign := dynamoTable()
+	dynamoMust(t, "CreateTable", dynamoForeign(t.Context(), srv, foreign, "id"))
+	provisioned := dynamoTable()
+	_, err := client.CreateTable(t.Context(), &dynamodb.CreateTableInput{
+		TableName: &provisioned,
+		AttributeDefinitions: []types.AttributeDefinition{
+			{AttributeName: aws.String("k"), AttributeType: types.ScalarAttributeTypeB},
+			{AttributeName: aws.String("s"), AttributeType: types.ScalarAttributeTypeB},
+		},
+		KeySchema: []types.KeySchemaElement{
+			{AttributeName: aws.String("k"), KeyType: types.KeyTypeHash}, {AttributeName: aws.String("s"), KeyType: types.KeyTypeRange},
+		},
+		ProvisionedThroughput: &types.ProvisionedThroughput{ReadCapacityUnits: aws.Int64(5), WriteCapacityUnits: aws.Int64(5)},
+	})
+	dynamoMust(t, "CreateTable", err)
+
+	for _, c := range []struct {
+		what, table string
+		denied      bool
+		want        map[string]store.Severity
+		says        string
+	}{
+		{"somebody else's table", foreign, false, map[string]store.Severity{"table": store.SeverityCritical}, "name another table"},
+		{"a table made by hand", provisioned, false, map[string]store.Severity{
+			"table": store.SeverityOK, "ttl": store.SeverityWarning, "capacity": store.SeverityWarning, "protection": store.SeverityWarning,
+		}, "on demand"},
+		{"credentials that may not look", provisioned, true, map[string]store.Severity{
+			"table": store.SeverityUnknown, "ttl": store.SeverityUnknown, "capacity": store.SeverityUnknown, "protection": store.SeverityUnknown,
+		}, "dynamodb:DescribeTable"},
+	} {
+		s, err := dynamostore.New(dynamoClient(srv.Nodes[0].Addr, func(o *dynamodb.Options) {
+			if c.denied {
+				o.HTTPClient = denied{}
+			}
+		}), &dynamostore.Options{Table: c.table})
+		dynamoMust(t, "New", err)
+		found, err := s.Inspect(t.Context())
+		dynamoMust(t, "Inspect of "+c.what, err)
+		said := ""
+		for _, f := range found {
+			if want, ok := c.want[f.Check]; ok && f.Severity != want {
+				t.Errorf("%s: %s is found to be %v (%s); want %v", c.what, f.Check, f.Severity, f.Evidence, want)
+			}
+			delete(c.want, f.Check)
+			said += f.Evidence + " " + f.Fix + "\n"
+		}
+		if len(c.want) > 0 || !strings.Contains(said, c.says) {
+			t.Errorf("%s: not found are %v, and %q is to be in\n%s", c.what, c.want, c.says, said)
+		}
+	}
+}
+
+// denied answers every request of the SDK as AWS does to credentials without rights.
+type denied struct{}
+
+func (denied) Do(r *http.Request) (*http.Response, error) {
+	const body = `{"__type":"com.amazon.coral.service#AccessDeniedException","Message":"User: arn:aws:iam::1:user/x is not authorized"}`
+	return dynamoAnswer(r, body), nil
 }

@@ -133,3 +133,37 @@ func pause(ctx context.Context, attempt int) error {
 		return nil
 	}
 }
+
+// reading notes what the SDK, which repeats reads by itself, repeats them for: when the
+// context ends meanwhile, its error is all that the SDK tells.
+type reading struct {
+	aws.Retryer
+	throttled bool
+}
+
+// option sets up a call.
+func (r *reading) option(o *dynamodb.Options) { r.Retryer, o.Retryer = o.Retryer, r }
+
+// IsErrorRetryable implements [aws.Retryer].
+func (r *reading) IsErrorRetryable(err error) bool {
+	e, ok := errors.AsType[smithy.APIError](err)
+	r.throttled = ok && throttles[e.ErrorCode()]
+	return r.Retryer.IsErrorRetryable(err)
+}
+
+// GetAttemptToken implements [aws.RetryerV2].
+func (r *reading) GetAttemptToken(ctx context.Context) (func(error) error, error) {
+	if v2, ok := r.Retryer.(aws.RetryerV2); ok {
+		return v2.GetAttemptToken(ctx)
+	}
+	return r.GetInitialToken(), nil
+}
+
+// outcome returns the error of the call, which is errThrottled if the context ended
+// while that was so.
+func (r *reading) outcome(err error) error {
+	if r.throttled && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return errThrottled
+	}
+	return err
+}

@@ -126,11 +126,12 @@ func (s *Store) Get(ctx context.Context, k store.Key) (store.Record, error) {
 	if err := ctx.Err(); err != nil {
 		return store.Record{}, readError(ctx, "get", err)
 	}
+	var read reading
 	out, err := s.client.GetItem(ctx, &dynamodb.GetItemInput{
 		TableName: &s.table, Key: recordKey(k), ConsistentRead: aws.Bool(true),
-	})
+	}, read.option)
 	if err != nil {
-		return store.Record{}, readError(ctx, "get", err)
+		return store.Record{}, readError(ctx, "get", read.outcome(err))
 	}
 	r, err := live(out.Item, time.Now())
 	return r, readError(ctx, "get", err)

@@ -52,11 +52,12 @@ func (s *Store) batch(ctx context.Context, ks []store.Key) (map[store.Key]item, 
 	found := make(map[store.Key]item, len(keys))
 	for part := range slices.Chunk(keys, maxBatch) {
 		for attempt := 0; len(part) > 0; {
+			var read reading
 			out, err := s.client.BatchGetItem(ctx, &dynamodb.BatchGetItemInput{
 				RequestItems: map[string]types.KeysAndAttributes{s.table: {Keys: part, ConsistentRead: aws.Bool(true)}},
-			})
+			}, read.option)
 			if err != nil {
-				return nil, err
+				return nil, read.outcome(err)
 			}
 			got := out.Responses[s.table]
 			for _, it := range got {
@@ -112,9 +113,10 @@ func (s *Store) list(ctx context.Context, yield func(store.Keyed) bool) error {
 		FilterExpression: aws.String("attribute_exists(v)"), // no entries
 	})
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		var read reading
+		page, err := pages.NextPage(ctx, read.option)
 		if err != nil {
-			return err
+			return read.outcome(err)
 		}
 		for _, it := range page.Items {
 			k, ok := keyOf(it, attrKey)

@@ -41,9 +41,10 @@ func (s *Store) entries(ctx context.Context, owner string) ([]entry, error) {
 	})
 	var list []entry
 	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+		var read reading
+		page, err := pages.NextPage(ctx, read.option)
 		if err != nil {
-			return nil, err
+			return nil, read.outcome(err)
 		}
 		for _, it := range page.Items {
 			k, ok1 := keyOf(it, attrSort)
