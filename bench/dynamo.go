@@ -34,7 +34,7 @@ var dynamoFamily = family{
 		peer{scsDynamoNoIdle, openSCSDynamo("scs_no_idle", false)}),
 	sections: documentSections(
 		[]string{scsDynamo, coatcheck, bareGetItem, near, touching, scsDynamoNoIdle, noSession}, bareGetItem, bareUpdateItem),
-	panels: documentPanels("the server", scsDynamo),
+	panels: documentPanels(scsDynamo),
 	modules: []string{
 		"github.com/alexedwards/scs/v2",
 		"github.com/aws/aws-sdk-go-v2",

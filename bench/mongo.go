@@ -35,7 +35,7 @@ var mongoFamily = family{
 		peer{scsMongoNoIdle, openMongoDBStore("scs_no_idle", false)}),
 	sections: documentSections(
 		[]string{scsMongo, coatcheck, bareFind, near, touching, scsMongoNoIdle, noSession}, bareFind, bareUpdateOne),
-	panels: documentPanels("the server", scsMongo),
+	panels: documentPanels(scsMongo),
 	modules: []string{
 		"github.com/alexedwards/scs/v2",
 		"github.com/alexedwards/scs/mongodbstore",
@@ -50,31 +50,12 @@ var mongoFamily = family{
 	cpu: processCPU,
 }
 
-// documentSections are those of servers without SQL. The first reader is the base;
-// get and update are what the driver alone does.
-func documentSections(readers []string, get, update string) []section {
-	base := readers[0]
-	return []section{
-		{name: "read", title: "Read: user and name", workers: concurrency, page: read, base: base, peers: readers},
-		{name: "read-all", title: "Read: every value", workers: concurrency, page: all, base: base, peers: []string{base, coatcheck, near}},
-		{name: "write", title: "Write: one more in the cart", workers: concurrency, page: write, base: base, peers: []string{base, coatcheck, near}},
-		{name: "store", title: "Below the sessions: a record", workers: concurrency, page: write, base: update, peers: []string{update, casStore}},
-		{name: "latency-1", title: "Read, requests at once: 1", workers: 1, page: read, base: get, peers: []string{get, coatcheck, base}},
-		{name: "latency-8", title: "Read, requests at once: 8", workers: 8, page: read, base: get, peers: []string{get, coatcheck, base}},
-	}
-}
-
-// documentPanels are the plots of servers without SQL.
-func documentPanels(server, scs string) []panel {
-	return []panel{
-		{"Read, " + server + " asked each time", "read", []string{coatcheck, touching, scs}},
-		{"Read, copies near the app", "read", []string{near, coatcheck, scs}},
-		{"Write", "write", []string{coatcheck, scs}},
-	}
-}
-
 // openMongo opens Coatcheck's store in a collection of its own.
 func openMongo(ctx context.Context, url, collection string) (store.Store, func(), error) {
+	return openMongoStore(ctx, url, collection)
+}
+
+func openMongoStore(ctx context.Context, url, collection string) (*mongostore.Store, func(), error) {
 	st, err := mongostore.OpenURL(ctx, url, &mongostore.Options{Collection: collection})
 	if err != nil {
 		return nil, nil, err
@@ -90,7 +71,7 @@ func openMongo(ctx context.Context, url, collection string) (store.Store, func()
 // openCollection opens the same with the driver, and what is in it with Coatcheck's
 // store.
 func openCollection(ctx context.Context, url, name string) (store.Store, *mongo.Collection, func(), error) {
-	st, closing, err := openMongo(ctx, url, name)
+	st, closing, err := openMongoStore(ctx, url, name)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -99,8 +80,7 @@ func openCollection(ctx context.Context, url, name string) (store.Store, *mongo.
 		closing()
 		return nil, nil, nil, err
 	}
-	database := st.(*mongostore.Store).Database()
-	return st, client.Database(database).Collection(name), func() { _ = client.Disconnect(context.Background()); closing() }, nil
+	return st, client.Database(st.Database()).Collection(name), func() { _ = client.Disconnect(context.Background()); closing() }, nil
 }
 
 func byID(k []byte) bson.D { return bson.D{{Key: "_id", Value: bson.Binary{Data: k}}} }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -183,23 +184,65 @@ func TestStoreLevel(t *testing.T) {
 		plain := f.sections[i].base
 		sizes := map[string]int64{}
 		for _, name := range []string{casStore, plain} {
-			before := admin.keys(t)
 			a := open(t, f, find(t, f, name))
-			for i := range concurrency {
-				if _, err := a.signIn(t.Context(), i); err != nil {
-					t.Fatal(err)
-				}
+			const worker = 5 // who writes the session of that number alone
+			if _, err := a.signIn(t.Context(), worker-1); err != nil {
+				t.Fatal(err)
 			}
-			do := a.write(5)
+			before := admin.keys(t)
+			if _, err := a.signIn(t.Context(), worker); err != nil {
+				t.Fatal(err)
+			}
+			key := newest(t, admin, before)
+			admin.expire(t, key, time.Minute)
+			do := a.write(worker)
 			for i := range 2 * concurrency {
 				if _, err := do(i%concurrency, ""); err != nil {
 					t.Fatalf("%s: a write of a key of its own fails: %v", name, err)
 				}
 			}
-			sizes[name] = admin.size(t, newest(t, admin, before))
+			if d := admin.ttl(t, key); d < idle-time.Minute {
+				t.Errorf("%s: after writes the time to live is %v: it has not written this record", name, d)
+			}
+			sizes[name] = admin.size(t, key)
 		}
 		if d := sizes[casStore] - sizes[plain]; d < -16 || d > 16 {
 			t.Errorf("compare-and-swap writes %d bytes, the plain write %d: they are not to be compared", sizes[casStore], sizes[plain])
+		}
+	})
+}
+
+// What is told of the server's processor time is of all its processes.
+func TestServerTime(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells the processor time of others")
+	}
+	eachFamily(t, func(t *testing.T, f *family) {
+		srv := serverOf(t, f)
+		used, closing, err := f.cpu(t.Context(), srv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closing()
+		before, err := used()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := open(t, f, find(t, f, coatcheck))
+		if _, err := signInAll(t.Context(), a, 500); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "five hundred sign-ins cost the server no time", func() bool {
+			now, err := used()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return now > before
+		})
+		for _, pid := range srv.pids {
+			if f.kinds[0] != "redis" && processTime(pid) == 0 {
+				t.Errorf("process %d of the server has used no time: is it the one that works?", pid)
+			}
 		}
 	})
 }

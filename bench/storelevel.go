@@ -28,9 +28,9 @@ func openCAS(ctx context.Context, url string) (*app, error) {
 }
 
 func casApp(ctx context.Context, st store.Store, closing func()) *app {
-	now := time.Now()
+	created := time.Now()
 	record := func(version uint64) store.Record {
-		return store.Record{Version: version, Created: now, Deadline: now.Add(absolute), Expires: now.Add(idle), Data: data}
+		return store.Record{Version: version, Created: created, Deadline: created.Add(absolute), Expires: time.Now().Add(idle), Data: data}
 	}
 	versions := make([]uint64, maxSessions)
 	key := newKeys()
@@ -134,7 +134,9 @@ func bareWrite(st store.Store, update func(ctx context.Context, k store.Key) err
 	key := newKeys()
 	return &app{
 		signIn: func(ctx context.Context, i int) (string, error) {
-			return "", st.Create(ctx, key(i), bareRecord(i, time.Now()))
+			r := bareRecord(i, time.Now())
+			r.Owner = "" // as in casApp
+			return "", st.Create(ctx, key(i), r)
 		},
 		write: func(worker int) op {
 			return func(i int, _ string) ([]byte, error) {

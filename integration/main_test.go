@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	"github.com/coatcheck/coatcheck/integration/internal/reexec"
+	"github.com/coatcheck/coatcheck/internal/testserver"
+	"github.com/coatcheck/coatcheck/store/redisstore"
+	"github.com/coatcheck/coatcheck/store/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -16,16 +19,33 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// scripts returns the seeds of the random scripts: some, and for a soak all that
-// [storetest.RunScripts] has.
+// scripts returns the seeds of the random scripts that are run each time; TestSoakScripts
+// runs all that [storetest.RunScripts] has.
 func scripts() []uint64 {
-	switch {
-	case os.Getenv("COATCHECK_SOAK") == "1":
-		return nil
-	case testing.Short():
+	if testing.Short() {
 		return []uint64{1}
 	}
 	return []uint64{1, 2, rand.Uint64()}
+}
+
+// TestSoakScripts: random sequences of operations end as they do in memory.
+func TestSoakScripts(t *testing.T) {
+	soak(t)
+	configs := map[string]func(*testing.T) storetest.Config{
+		"sqlite": func(*testing.T) storetest.Config { return sqliteConfig(sqliteStore) },
+		"dynamo": func(t *testing.T) storetest.Config { return dynamoConfig(t, testserver.Shared(t, "dynamo")) },
+		"mongo":  func(t *testing.T) storetest.Config { return mongoConfig(t, testserver.Shared(t, "mongo")) },
+		"redis": func(t *testing.T) storetest.Config {
+			srv := testserver.Shared(t, "redis")
+			return redisConfig(t, srv, srv.URL, redisstore.Options{})
+		},
+	}
+	for _, kind := range []string{"postgres", "mariadb", "mysql"} {
+		configs[kind] = func(t *testing.T) storetest.Config { return sqlSetup{srv: sqlShared(t, kind)}.config(t) }
+	}
+	for name, config := range configs {
+		t.Run(name, func(t *testing.T) { storetest.RunScripts(t, config(t)) })
+	}
 }
 
 // soak skips what takes minutes.

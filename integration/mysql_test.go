@@ -3,7 +3,6 @@ package integration
 import (
 	"errors"
 	"net/url"
-	"strings"
 	"testing"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
@@ -42,11 +41,15 @@ func TestMariaDB(t *testing.T) {
 	srv := sqlShared(t, "mariadb")
 	user, userURL := mysqlUser(t, srv, "app")
 	mysqlElsewhere(t, srv)
-	userURL = strings.Replace(userURL, "/coatcheck?", "/elsewhere?", 1) // it may use no other
+	u, err := url.Parse(userURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" // no database: every statement names the one that it is about
 	sqlRun(t, map[string]sqlSetup{
 		"default": {srv: srv},
 		"least rights": {
-			srv: srv, user: user, url: userURL,
+			srv: srv, user: user, url: u.String(),
 			params: map[string]string{"clientFoundRows": "true", "sql_mode": "''", "interpolateParams": "true"},
 			opts:   sqlstore.Options{Schema: "elsewhere", Unprepared: true},
 		},

@@ -340,7 +340,7 @@ func TestSoakManyNodes(t *testing.T) {
 	}
 }
 
-// soak skips what starts many servers and would be noticed by the tests that use them.
+// soak skips what the tests that use the servers would notice.
 func soak(t *testing.T) {
 	t.Helper()
 	if os.Getenv("COATCHECK_SOAK") != "1" {

@@ -57,9 +57,10 @@ var MySQL = Dialect{
 		// By key, as a DELETE along the index would lock the gaps in it, into which
 		// others are moving their rows. The locks of sweepDue end with it: they are
 		// there to pass over rows that somebody holds. In a small table the others
-		// would rather read, and lock, every row.
+		// would rather read, and lock, every row. An alias would need a current database,
+		// whatever {schema} says.
 		sweepDue:   "SELECT `key` FROM {schema}`{table}` WHERE `sweep_after` <= ? ORDER BY `sweep_after` LIMIT ? FOR UPDATE SKIP LOCKED",
-		sweep:      "DELETE t FROM {schema}`{table}` AS t FORCE INDEX (PRIMARY) WHERE " + mysqlEnds + " <= ? AND `key` IN ({keys})",
+		sweep:      "DELETE FROM {schema}`{table}` USING {schema}`{table}` FORCE INDEX (PRIMARY) WHERE " + mysqlEnds + " <= ? AND `key` IN ({keys})",
 		sweepLater: "UPDATE {schema}`{table}` FORCE INDEX (PRIMARY) SET `sweep_after` = " + mysqlEnds + " WHERE " + mysqlEnds + " > ? AND `key` IN ({keys})",
 	},
 	schema: schema{

@@ -49,13 +49,25 @@ type item struct {
 
 // A change is what a request does to what the shop holds.
 type change struct {
-	done func(state) state // its answer came
-
-	// late is what it does if its answer does not come. A server that is killed, or
-	// gives up, may have sent a write that its store carries out at any later moment:
-	// until the next write that is answered, which one from before cannot follow.
-	late func(state) state
+	done func(state) state // and its answer comes
+	lost func(state) state // and its answer does not
 }
+
+// An outcome is what a shopper knows of a request for a change.
+type outcome int
+
+const (
+	// answered: it was carried out.
+	answered outcome = iota
+
+	// open: it was carried out or not, and whoever answered so does nothing more.
+	open
+
+	// late: the same, and it may still be carried out. A server that was killed may
+	// have sent a write that its store does at any later moment: until the session has
+	// changed otherwise, for a write is one of what was read.
+	late
+)
 
 func toAdd(it item) *change {
 	add := func(s state) state {
@@ -66,7 +78,7 @@ func toAdd(it item) *change {
 		more.Cart[it.sku] += it.qty
 		return more
 	}
-	return &change{done: add, late: add}
+	return &change{done: add, lost: add}
 }
 
 func toSignIn(user string) *change {
@@ -74,29 +86,29 @@ func toSignIn(user string) *change {
 		done: func(s state) state { return state{User: user, Cart: s.Cart} }, // a cart that was filled before is kept
 		// A sign-in ends the old session ID; the cookie with the new one is lost, and
 		// the cart with it.
-		late: toNothing,
+		lost: toNothing,
 	}
 }
 
-func toSignOut() *change { return &change{done: toNothing, late: toNothing} }
+func toSignOut() *change { return &change{done: toNothing, lost: toNothing} }
 
 func toNothing(state) state { return state{} }
 
-// A possibility is what the shop may hold, and the changes that it may still meet with.
+// A possibility is what the shop may hold, and the changes of which one may still come.
 type possibility struct {
 	state
-	late []*change
+	pending []*change
 }
 
 func (p possibility) equal(o possibility) bool {
-	return p.state.equal(o.state) && slices.Equal(p.late, o.late)
+	return p.state.equal(o.state) && slices.Equal(p.pending, o.pending)
 }
 
 // A belief is what the shop may hold, as far as the shopper knows: one possibility,
 // or more after requests without an answer.
 type belief []possibility
 
-// maxBelief bounds a belief: while every check fails, each addition doubles it.
+// maxBelief bounds a belief: while no check is answered, each addition doubles it.
 const maxBelief = 64
 
 // with returns the belief and one more possibility.
@@ -107,34 +119,32 @@ func (b belief) with(p possibility) belief {
 	return append(b, p)
 }
 
-// now returns what the shop may hold at this moment, when more of what is late may
-// have come.
+// now returns what the shop may hold at this moment, when what was pending may have
+// come: one at most, for the others are not of what it has left.
 func (b belief) now() belief {
 	var out belief
 	for _, p := range b {
 		out = out.with(p)
-	}
-	for i := 0; i < len(out); i++ { // out grows
-		for j, c := range out[i].late {
-			rest := slices.Delete(slices.Clone(out[i].late), j, j+1)
-			out = out.with(possibility{c.late(out[i].state), rest})
+		for _, c := range p.pending {
+			out = out.with(possibility{state: c.lost(p.state)})
 		}
 	}
 	return out
 }
 
-func (b belief) after(c *change, known bool) belief {
+func (b belief) after(c *change, o outcome) belief {
 	var out belief
 	for _, p := range b.now() {
-		if !known {
-			out = out.with(possibility{p.state, append(slices.Clone(p.late), c)})
-			out = out.with(possibility{c.late(p.state), p.late})
+		switch o {
+		case late:
+			out = out.with(possibility{p.state, append(slices.Clone(p.pending), c)})
+		case open:
+			out = out.with(p)
 		}
-		done := possibility{state: c.done(p.state)}
-		if !known {
-			done.late = p.late
+		if o != answered {
+			out = out.with(possibility{state: c.lost(p.state)})
 		}
-		out = out.with(done)
+		out = out.with(possibility{state: c.done(p.state)})
 	}
 	return out
 }

@@ -22,15 +22,15 @@ const (
 
 // answer is what a shopper learns from a request.
 type answer struct {
-	known  bool // it was carried out, and state is what the shop holds now
-	state  state
+	outcome
+	state  state // what the shop holds now, if it was answered
 	server string
 }
 
 // send sends a request of the shopper's browser and reports what came of it.
 func (s *shopper) send(method, path string, form url.Values) answer {
 	r := Request{Shopper: s.name, Method: method, Path: path, Start: time.Now()}
-	var a answer
+	a := answer{outcome: open}
 	header, body, err := s.exchange(&r, form)
 	r.Took = time.Since(r.Start)
 	r.Server = header.Get("X-Served-By")
@@ -38,11 +38,13 @@ func (s *shopper) send(method, path string, form url.Values) answer {
 	switch {
 	case err != nil:
 		r.Fault = FailedRequest
+		a.outcome = late
 	case r.Status != http.StatusOK:
 		r.Fault = FailedRequest
 		err = fmt.Errorf("answered %d", r.Status)
 		if method == http.MethodPost && header.Get(balancer.UnrepeatableHeader) == "1" {
 			r.Fault = Unrepeatable
+			a.outcome = late
 		}
 	case path == "/":
 		if kind := header.Get("Content-Type"); !strings.HasPrefix(kind, "text/html") {
@@ -52,7 +54,9 @@ func (s *shopper) send(method, path string, form url.Values) answer {
 		if err = json.Unmarshal(body, &a.state); err != nil {
 			r.Fault, err = FailedRequest, fmt.Errorf("answered with what is no JSON of a session: %w", err)
 		}
-		a.known = err == nil
+		if err == nil {
+			a.outcome = answered
+		}
 	}
 
 	line := fmt.Sprintf("%s %s %s → %d by %s in %s", method, path, tell(form), r.Status, orNobody(r.Server), r.Took.Round(10*time.Microsecond))

@@ -4,7 +4,8 @@
 // of each kind told in full.
 //
 // A shopper knows what was acknowledged, and no more: after a request without an
-// answer the shop may hold either, and the next answer tells which.
+// answer the shop may hold either, and the next answer tells which. If a server was
+// killed in the middle of it, only the answer to the next change does.
 package shopper
 
 import (
@@ -217,13 +218,16 @@ func (s *shopper) addInTwoTabs(items []item) {
 		wg.Go(func() { answers[i] = s.sendItem(it) })
 	}
 	wg.Wait()
-	// One without an answer may come after the others.
-	for _, known := range []bool{true, false} {
-		for i, a := range answers {
-			if a.known == known {
-				s.belief = s.belief.after(toAdd(items[i]), known)
-			}
-		}
+	// In any order.
+	there, back := s.belief, s.belief
+	for i := range items {
+		there = there.after(toAdd(items[i]), answers[i].outcome)
+		j := len(items) - 1 - i
+		back = back.after(toAdd(items[j]), answers[j].outcome)
+	}
+	s.belief = there
+	for _, p := range back {
+		s.belief = s.belief.with(p)
 	}
 }
 
@@ -233,8 +237,8 @@ func (s *shopper) sendItem(it item) answer {
 
 // changed takes an answer to a change into account.
 func (s *shopper) changed(a answer, c *change) {
-	s.belief = s.belief.after(c, a.known)
-	if a.known {
+	s.belief = s.belief.after(c, a.outcome)
+	if a.outcome == answered {
 		s.judge(a)
 	}
 }
@@ -245,9 +249,10 @@ func (s *shopper) browse() {
 
 // check asks the shop who the shopper is and what is in the cart.
 func (s *shopper) check() {
-	if a := s.send(http.MethodGet, "/api/session", nil); a.known {
+	if a := s.send(http.MethodGet, "/api/session", nil); a.outcome == answered {
 		s.judge(a)
-	} else if len(s.belief.now()) > maxBelief {
+	}
+	if len(s.belief.now()) > maxBelief {
 		s.takeFreshBrowser() // too much is unknown to judge the next answer by
 	}
 }
