@@ -19,6 +19,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
 	"github.com/coatcheck/coatcheck/store"
+	"github.com/coatcheck/coatcheck/store/breaker"
 	"github.com/coatcheck/coatcheck/store/redisstore"
 )
 
@@ -986,4 +987,53 @@ func TestRedisSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRedisThatCannotSave: a server that cannot save to disk refuses writes. It says what is
+// wrong, reads go on, behind a breaker, too, and so do writes when the cause is gone.
+func TestRedisThatCannotSave(t *testing.T) {
+	notShort(t)
+	srv := testserver.Start(t, "redis", &testserver.Options{Config: []string{"save 3600 1", "stop-writes-on-bgsave-error yes"}})
+	admin := redisClient(t, srv, srv.Nodes[0].Addr, "")
+	s := redisOpen(t, srv.URL, nil)
+	guarded, err := breaker.New(s, nil)
+	redisMust(t, "breaker.New", err)
+	k, r := numberedKey(1), numberedSession(1)
+	r.Version = 1
+	redisMust(t, "Create", s.Create(t.Context(), k, r))
+
+	dir, err := redisDo(t, admin, "CONFIG", "GET", "dir").AsStrMap()
+	redisMust(t, "CONFIG GET", err)
+	inTheWay := filepath.Join(dir["dir"], "dump.rdb")
+	redisMust(t, "Mkdir", os.Mkdir(inTheWay, 0o755))
+	redisDo(t, admin, "BGSAVE")
+	next := r
+	next.Version = 2
+	expires := r.Expires
+	redisEventually(t, "a write to be refused", func() bool {
+		expires = expires.Add(time.Second) // else there is nothing to write
+		return s.Touch(t.Context(), k, expires) != nil
+	})
+	for name, err := range map[string]error{
+		"Create":  s.Create(t.Context(), numberedKey(2), r),
+		"Replace": s.Replace(t.Context(), k, 1, next),
+	} {
+		mentions(t, name+" while nothing can be saved", err, "cannot save to disk")
+	}
+	pinger, _ := store.As[store.Pinger](guarded)
+	for range 20 { // more than open a circuit
+		if err := pinger.Ping(t.Context()); err != nil {
+			t.Fatalf("Ping: %v; want nil: the server answers", err)
+		}
+		if got, err := guarded.Get(t.Context(), k); err != nil || got.Version != 1 {
+			t.Fatalf("Get: version %d, %v; want what was there", got.Version, err)
+		}
+	}
+	if f := redisInspect(t, s)["persistence"]; f.Severity != store.SeverityCritical || !strings.Contains(f.Evidence, "refuses writes") {
+		t.Errorf("Inspect finds %v: %s; want a critical finding", f.Severity, f.Evidence)
+	}
+
+	redisMust(t, "Remove", os.Remove(inTheWay))
+	redisDo(t, admin, "BGSAVE")
+	redisEventually(t, "writes again", func() bool { return guarded.Replace(t.Context(), k, 1, next) == nil })
 }

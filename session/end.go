@@ -24,7 +24,8 @@ func (s *Session) Destroy(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
 		defer cancel()
 		if err = s.m.end(ctx, s.key, ReasonLogout); err != nil {
-			err = unavailable(err)
+			s.m.failedLogout(ctx, err)
+			err = &logoutError{unavailable(err)}
 		}
 	}
 	s.forget()

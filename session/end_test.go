@@ -1,11 +1,14 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -355,6 +358,75 @@ func TestLogoutOfAFullStore(t *testing.T) {
 		b.do(m, func(s *session.Session) { check(t, s.Destroy(t.Context())) })
 		if owner, _ := thief.look(m); owner != "" {
 			t.Errorf("after the logout %s is still signed in", owner)
+		}
+	})
+}
+
+// A logout that the store does not take is an error in the log, whoever asks for it, and
+// the user is told what it has done and what not.
+func TestLogoutThatFailsIsTold(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		failed func(op string) bool
+	}{
+		{"the store takes no writes", func(op string) bool { return op != "get" }},
+		{"the store is away", func(string) bool { return true }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			var log bytes.Buffer
+			leaving := false
+			m := newManager(t, st, &session.Options{
+				Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				Logout: func(*http.Request) bool { return leaving },
+			})
+			b := newBrowser(t)
+			b.signIn(m, "alice")
+			leaving = true
+			st.before = func(op string, _ store.Key) error {
+				if tt.failed(op) {
+					return errors.New("no room")
+				}
+				return nil
+			}
+			resp := b.serve(m, func(w http.ResponseWriter, r *http.Request) {
+				if err := m.From(r.Context()).Destroy(r.Context()); err != nil {
+					m.HandleError(w, r, err)
+				}
+			})
+			body, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "signed out in this browser") || strings.Contains(string(body), "kept") {
+				t.Errorf("%s: the logout is answered %d %q, %v", tt.name, resp.StatusCode, body, err)
+			}
+			if n := strings.Count(log.String(), `level=ERROR msg="session: logout could not end the session in the store`); n != 1 {
+				t.Errorf("%s: the log tells %d times of a session that lives on, want once:\n%s", tt.name, n, log.String())
+			}
+		})
+	}
+}
+
+// A sign-in that the store does not take is told of like a commit.
+func TestSignInThatFailsIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		var log bytes.Buffer
+		observed := 0
+		m := newManager(t, st, &session.Options{
+			Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			Observer: func(_ context.Context, e session.Event) {
+				if e.Kind == session.EventUnavailable {
+					observed++
+				}
+			},
+		})
+		st.before = func(string, store.Key) error { return errors.New("no room") }
+		newBrowser(t).do(m, func(s *session.Session) {
+			if err := s.SignIn(t.Context(), "alice", nil); !errors.Is(err, session.ErrUnavailable) {
+				t.Errorf("SignIn: %v; want ErrUnavailable", err)
+			}
+		})
+		if !strings.Contains(log.String(), `level=ERROR msg="session: sign-in failed"`) || observed == 0 {
+			t.Errorf("observed %d times, and the log says\n%s", observed, log.String())
 		}
 	})
 }

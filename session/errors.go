@@ -86,6 +86,12 @@ func (e *DecodeError) Is(target error) bool { return target == ErrDecode }
 // Unwrap returns the codec's error.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
+// logoutError is the error of a logout that has cleared the cookie and not ended the
+// session in the store.
+type logoutError struct{ error }
+
+func (e *logoutError) Unwrap() error { return e.error }
+
 // unavailable wraps an error of a store that could not answer.
 func unavailable(err error) error { return fmt.Errorf("%w: %w", ErrUnavailable, err) }
 
@@ -115,6 +121,9 @@ func DefaultErrorHandler(w http.ResponseWriter, _ *http.Request, err error) {
 		text = "The service is briefly unavailable. Your session is kept; please try again in a moment."
 		if errors.Is(err, ErrAmbiguous) {
 			text = "The service is briefly unavailable. Your session is kept; please check in a moment whether your change was saved."
+		}
+		if _, ok := errors.AsType[*logoutError](err); ok {
+			text = "You are signed out in this browser, but the service is briefly unavailable: a copy of your session may live there until it expires."
 		}
 		w.Header().Set("Retry-After", "1")
 	case http.StatusConflict:

@@ -96,8 +96,9 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 	if m.opts.Logout != nil && m.opts.Logout(r) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), m.opts.StoreTimeout)
 		defer cancel()
-		if err := m.end(ctx, id.Key(), ReasonLogout); err != nil {
-			m.log().ErrorContext(ctx, "session: logout could not reach the store; the session lives there until it expires", "error", err)
+		if endErr := m.end(ctx, id.Key(), ReasonLogout); endErr != nil {
+			err = &logoutError{err}
+			m.failedLogout(ctx, endErr)
 		}
 		m.cookie.clear(w.Header())
 	}
@@ -111,6 +112,22 @@ func (m *Manager) failedRead(r *http.Request, err error) {
 	}
 	m.log().Log(r.Context(), outageLevel(err), "session: load failed", "error", err)
 	m.observe(r.Context(), Event{Kind: EventUnavailable, Err: err})
+}
+
+// failedWrite tells of one that the store did not take, or not for certain, outside of the
+// commit of a response.
+func (m *Manager) failedWrite(ctx context.Context, what string, err error) {
+	if !errors.Is(err, ErrUnavailable) {
+		return
+	}
+	m.log().Log(ctx, outageLevel(err), "session: "+what+" failed", "error", err)
+	m.observe(ctx, Event{Kind: EventUnavailable, Err: err})
+}
+
+// failedLogout tells of a session that lives on. That is an error even if nothing was
+// sent to the store.
+func (m *Manager) failedLogout(ctx context.Context, err error) {
+	m.log().ErrorContext(ctx, "session: logout could not end the session in the store; it lives there until it expires", "error", err)
 }
 
 // outageLevel is the level at which the error of a request is logged. In an outage

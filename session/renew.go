@@ -46,7 +46,9 @@ func (s *Session) SignIn(ctx context.Context, owner string, opts *SignInOptions)
 	if len(opts.Label) > store.MaxLabel {
 		return errorf("SignInOptions.Label has %d bytes; at most %d are kept", len(opts.Label), store.MaxLabel)
 	}
-	return s.move(ctx, &signIn{owner, opts})
+	err := s.move(ctx, &signIn{owner, opts})
+	s.m.failedWrite(ctx, "sign-in", err)
+	return err
 }
 
 // Renew gives the session a new ID, for a change of privilege that is no
@@ -54,7 +56,11 @@ func (s *Session) SignIn(ctx context.Context, owner string, opts *SignInOptions)
 // once. A session that is not in the store has no ID to renew.
 //
 // It does its work before it returns, and returns what SignIn does.
-func (s *Session) Renew(ctx context.Context) error { return s.move(ctx, nil) }
+func (s *Session) Renew(ctx context.Context) error {
+	err := s.move(ctx, nil)
+	s.m.failedWrite(ctx, "renewal", err)
+	return err
+}
 
 type signIn struct {
 	owner string

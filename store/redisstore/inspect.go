@@ -67,7 +67,7 @@ type inspection struct {
 }
 
 func (x *inspection) run() ([]store.Finding, error) {
-	if err := x.client.Do(x.ctx, x.client.B().Ping().Build()).Error(); err != nil {
+	if err := ping(x.ctx, x.client); err != nil {
 		return nil, err
 	}
 	x.info = x.readInfo()
@@ -126,6 +126,9 @@ func unknown(check, command string) store.Finding {
 	return store.Finding{Check: check, Severity: store.SeverityUnknown, Evidence: "this user may not ask the server (" + command + ")"}
 }
 
+// keep is what makes a CONFIG SET outlast a restart.
+const keep = ", then CONFIG REWRITE or the same in redis.conf, or a restart undoes it"
+
 func (x *inspection) auth() store.Finding {
 	flags, _, ok := x.user("default")
 	if !ok {
@@ -136,7 +139,7 @@ func (x *inspection) auth() store.Finding {
 		return store.Finding{
 			Check: "auth", Severity: store.SeverityCritical,
 			Evidence: "who reaches the server's port needs no password",
-			Fix:      "make a user for the app (see the package's documentation), put it into the URL, and switch the default one off: ACL SETUSER default off",
+			Fix:      "make a user for the app (see the package's documentation), put it into the URL, and switch the default one off: ACL SETUSER default off, then ACL SAVE or CONFIG REWRITE",
 		}
 	}
 	return store.Finding{Check: "auth", Severity: store.SeverityOK, Evidence: "the server wants a password"}
@@ -186,7 +189,7 @@ func (x *inspection) eviction() store.Finding {
 			f.Severity = store.SeverityWarning
 		}
 		f.Evidence += ": a server that is full signs users out to make room"
-		f.Fix = "CONFIG SET maxmemory-policy noeviction, and give sessions a server of their own or memory enough"
+		f.Fix = "CONFIG SET maxmemory-policy noeviction, and give sessions a server of their own or memory enough" + keep
 	}
 	return f
 }
@@ -196,7 +199,14 @@ func (x *inspection) persistence() store.Finding {
 	if !ok {
 		return unknown("persistence", "INFO")
 	}
-	const fix = "CONFIG SET appendonly yes (appendfsync everysec loses a second at most)"
+	if x.info["rdb_last_bgsave_status"] == "err" || x.info["aof_last_write_status"] == "err" {
+		return store.Finding{
+			Check: "persistence", Severity: store.SeverityCritical,
+			Evidence: "the last attempt to save to disk failed: the server refuses writes until one succeeds, unless it is told otherwise",
+			Fix:      "look into the server's log, and at the space and the rights of its directory",
+		}
+	}
+	const fix = "CONFIG SET appendonly yes (appendfsync everysec loses a second at most)" + keep
 	if aof == "1" {
 		f := store.Finding{Check: "persistence", Severity: store.SeverityOK, Evidence: "appendonly is on"}
 		if sync, ok := x.config("appendfsync"); ok {
@@ -204,7 +214,7 @@ func (x *inspection) persistence() store.Finding {
 			if sync == "no" {
 				f.Severity = store.SeverityWarning
 				f.Evidence += ": a crash of the machine loses up to half a minute"
-				f.Fix = "CONFIG SET appendfsync everysec"
+				f.Fix = "CONFIG SET appendfsync everysec" + keep
 			}
 		}
 		return f
@@ -254,7 +264,7 @@ func (x *inspection) protectedMode() store.Finding {
 		return store.Finding{
 			Check: "protected-mode", Severity: store.SeverityCritical,
 			Evidence: "protected-mode is off and there is no password: the server answers anybody",
-			Fix:      "CONFIG SET protected-mode yes, and set a password",
+			Fix:      "CONFIG SET protected-mode yes, and set a password" + keep,
 		}
 	}
 	return store.Finding{Check: "protected-mode", Severity: store.SeverityOK, Evidence: "protected-mode is " + mode}

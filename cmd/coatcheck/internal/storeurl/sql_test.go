@@ -483,7 +483,8 @@ func TestCloseOfAHangingServerEnds(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 64 {
 				wg.Go(func() {
-					if _, err := o.Store.Get(t.Context(), store.Key{1}); !errors.Is(err, store.ErrNotFound) {
+					_, err := o.Store.Get(t.Context(), store.Key{1})
+					if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) { // which a busy machine exceeds
 						t.Error(err)
 					}
 				})
