@@ -65,29 +65,4 @@ func TestSoakOutageOfMongoSignsNobodyOut(t *testing.T) {
 	testOutage(t, soak(), testserver.Start(t, "mongo", nil))
 }
 
-// The collection is made by a command of its own, and servers that may not make it only
-// look at it.
-func TestSchemaOnMongo(t *testing.T) {
-	store := onMongo(t)
-	for _, c := range []struct {
-		args   []string
-		status int
-		says   string
-	}{
-		{[]string{"schema", "print"}, exitFailed, "has no SQL"},
-		{[]string{"schema", "verify"}, exitFailed, "coatcheck schema apply"},
-		{[]string{"schema", "apply"}, exitOK, "was set up"},
-		{[]string{"schema", "apply"}, exitOK, "was up to date"},
-		{[]string{"schema", "verify"}, exitOK, "is as servers need it"},
-	} {
-		if said, status := command(t, append(c.args, store...)...); status != c.status || !strings.Contains(said, c.says) {
-			t.Errorf("%v has the status %d and says %s; want %d and %q", c.args, status, said, c.status, c.says)
-		}
-		if c.says == "coatcheck schema apply" {
-			u := uptest.Launch(t, append(store, "--no-migrate")...)
-			if code := u.Wait(); code != exitFailed || !strings.Contains(u.Stderr(), "leave out --no-migrate") {
-				t.Errorf("up --no-migrate without a collection has the status %d and says %s", code, u.Stderr())
-			}
-		}
-	}
-}
+func TestSchemaOnMongo(t *testing.T) { testSchemaWithoutSQL(t, onMongo(t)) }

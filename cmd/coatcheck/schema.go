@@ -20,7 +20,7 @@ type schemaCommand struct {
 
 // schemaStore is the store whose schema it is.
 type schemaStore struct {
-	Store string `help:"Where sessions are kept: postgres://USER:PASSWORD@HOST[:PORT]/DATABASE, mysql:// or mariadb:// likewise, mongodb://USER:PASSWORD@HOST/DATABASE, dynamodb://TABLE, or sqlite:PATH. docs/operations.md tells more. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
+	Store string `help:"Where sessions are kept: postgres://USER:PASSWORD@HOST[:PORT]/DATABASE, mysql:// or mariadb:// likewise, mongodb://USER:PASSWORD@HOST/DATABASE, dynamodb://TABLE, or sqlite:PATH. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 
 	url storeurl.URL
 }

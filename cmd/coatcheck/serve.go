@@ -16,7 +16,7 @@ import (
 
 type serveCommand struct {
 	Listen         string        `help:"Address of the server. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Store          string        `help:"Where sessions are kept: ${stores}. docs/operations.md tells more. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
+	Store          string        `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 	NearCache      bool          `help:"Keep copies of sessions in memory: most reads ask no store, and what other servers change is seen within a second."`
 	Name           string        `help:"Name of the server in X-Served-By. The default is made of the machine's name and the port." placeholder:"NAME"`
 	InsecureCookie bool          `help:"Use the development cookie, which browsers send over plain HTTP. Without it the balancer in front must speak HTTPS."`

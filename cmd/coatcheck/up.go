@@ -13,7 +13,7 @@ type upCommand struct {
 	Listen    string `help:"Address of the shop. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Admin     string `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
 	Workers   int    `help:"How many web servers to keep. Default: ${default}." default:"3" placeholder:"N"`
-	Store     string `help:"Where sessions are kept: ${stores}. docs/operations.md tells more. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
+	Store     string `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 	NearCache bool   `help:"Each worker keeps copies of sessions in memory: most reads ask no store, and what another worker changes is seen within a second."`
 	NoMigrate bool   `help:"Refuse a store whose schema is missing instead of setting it up."`
 	TLSCert   string `name:"tls-cert" help:"Certificate chain in PEM; the shop is then HTTPS and its cookie the strict one." placeholder:"FILE"`
