@@ -224,13 +224,14 @@ func TestDynamoThrottled(t *testing.T) {
 	next := r
 	next.Version = 2
 	calls := []struct {
-		name string
-		call func(context.Context) error
+		name  string
+		write bool
+		call  func(context.Context) error
 	}{
-		{"Create", func(ctx context.Context) error { return s.Create(ctx, k, r) }}, // a transaction
-		{"Get", func(ctx context.Context) error { _, err := s.Get(ctx, k); return err }},
-		{"GetMany", func(ctx context.Context) error { _, err := s.GetMany(ctx, []store.Key{k}); return err }},
-		{"List", func(ctx context.Context) error {
+		{"Create", true, func(ctx context.Context) error { return s.Create(ctx, k, r) }}, // a transaction
+		{"Get", false, func(ctx context.Context) error { _, err := s.Get(ctx, k); return err }},
+		{"GetMany", false, func(ctx context.Context) error { _, err := s.GetMany(ctx, []store.Key{k}); return err }},
+		{"List", false, func(ctx context.Context) error {
 			for _, err := range s.List(ctx) {
 				if err != nil {
 					return err
@@ -238,17 +239,21 @@ func TestDynamoThrottled(t *testing.T) {
 			}
 			return nil
 		}},
-		{"ListOwner", func(ctx context.Context) error { _, err := s.ListOwner(ctx, r.Owner); return err }},
-		{"Touch", func(ctx context.Context) error { return s.Touch(ctx, k, r.Expires.Add(time.Minute)) }},
-		{"Replace", func(ctx context.Context) error { return s.Replace(ctx, k, 1, next) }},
-		{"Delete", func(ctx context.Context) error { _, err := s.Delete(ctx, k); return err }},
+		{"ListOwner", false, func(ctx context.Context) error { _, err := s.ListOwner(ctx, r.Owner); return err }},
+		{"Touch", true, func(ctx context.Context) error { return s.Touch(ctx, k, r.Expires.Add(time.Minute)) }},
+		{"Replace", true, func(ctx context.Context) error { return s.Replace(ctx, k, 1, next) }},
+		{"Delete", true, func(ctx context.Context) error { _, err := s.Delete(ctx, k); return err }},
 	}
 	for _, c := range calls {
 		limit.left.Store(1 << 40)
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		err := c.call(ctx)
 		cancel()
-		refused(t, c.name+" without capacity", err)
+		if c.write {
+			refused(t, c.name+" without capacity", err)
+		} else {
+			failed(t, c.name+" without capacity", err)
+		}
 		mentions(t, c.name+" without capacity", err, "throttled")
 		if !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s without capacity: %v; want the context's error, and none of the server's words", c.name, err)

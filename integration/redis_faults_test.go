@@ -894,7 +894,7 @@ func TestRedisRefusals(t *testing.T) {
 	notShort(t)
 	t.Parallel()
 	seen := map[string]string{}
-	check := func(t *testing.T, name, want string, s *redisstore.Store) {
+	check := func(t *testing.T, name, want string, s *redisstore.Store, refused func(t *testing.T, what string, err error)) {
 		t.Helper()
 		for op, err := range map[string]error{
 			"Create":  s.Create(t.Context(), numberedKey(2), redisSession(2, "")),
@@ -921,7 +921,7 @@ func TestRedisRefusals(t *testing.T) {
 		s := redisOpen(t, srv.URL, nil)
 		redisMust(t, "Create", s.Create(t.Context(), numberedKey(1), redisSession(1, "")))
 		redisDo(t, redisClient(t, srv, srv.Nodes[0].Addr, ""), "CONFIG", "SET", "maxmemory", "1")
-		check(t, "full", "more memory", s)
+		check(t, "full", "more memory", s, forGood)
 		if existed, err := s.Delete(t.Context(), numberedKey(1)); err != nil || !existed {
 			t.Errorf("Delete on a full server: %v, %v; want that signing out goes on", existed, err)
 		}
@@ -933,7 +933,7 @@ func TestRedisRefusals(t *testing.T) {
 			Create(t.Context(), numberedKey(1), redisSession(1, "")))
 		for _, n := range srv.Nodes {
 			if n.Role == "replica" {
-				check(t, "replica", "connect to the primary", redisOpen(t, "redis://"+n.Addr, &redisstore.Options{Prefix: prefix}))
+				check(t, "replica", "connect to the primary", redisOpen(t, "redis://"+n.Addr, &redisstore.Options{Prefix: prefix}), refused)
 				return
 			}
 		}
@@ -954,7 +954,7 @@ func TestRedisRefusals(t *testing.T) {
 			text, err := redisDo(t, c, "INFO", "persistence").ToString()
 			return err == nil && strings.Contains(text, "rdb_last_bgsave_status:err")
 		})
-		check(t, "cannot save", "see its log", s)
+		check(t, "cannot save", "see its log", s, forGood)
 	})
 }
 
@@ -1018,6 +1018,7 @@ func TestRedisThatCannotSave(t *testing.T) {
 		"Create":  s.Create(t.Context(), numberedKey(2), r),
 		"Replace": s.Replace(t.Context(), k, 1, next),
 	} {
+		forGood(t, name+" while nothing can be saved", err)
 		mentions(t, name+" while nothing can be saved", err, "cannot save to disk")
 	}
 	pinger, _ := store.As[store.Pinger](guarded)

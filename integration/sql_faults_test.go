@@ -267,6 +267,11 @@ func TestSQLRefusals(t *testing.T) {
 			sqlRefused(t, "Replace", s.Replace(ctx, k, r.Version, next), "the primary")
 			sqlRefused(t, "Verify", s.Verify(ctx), "the primary")
 		})
+		t.Run("no table", func(t *testing.T) {
+			err := at(t, srv.URL, nil, table+"_none").Create(ctx, numberedKey(2), r)
+			sqlRefused(t, "Create", err, "the table is not there")
+			forGood(t, "Create", err)
+		})
 		t.Run("a lock for too long", func(t *testing.T) {
 			limits := map[string]map[string]string{
 				"statement_timeout": {"statement_timeout": "100"}, "lock_timeout": {"lock_timeout": "100"},

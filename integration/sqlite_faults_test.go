@@ -48,9 +48,28 @@ func writes(s *sqlstore.Store, k store.Key, old store.Record) map[string]func(co
 	}
 }
 
-// refused reports an error of a write that certainly did not happen and says
-// so: it is no answer of the contract, and not ErrAmbiguous.
+// refused reports an error of a write that certainly did not happen and does not say
+// so.
 func refused(t *testing.T, what string, err error) {
+	t.Helper()
+	failed(t, what, err)
+	if !errors.Is(err, store.ErrUnapplied) {
+		t.Errorf("%s: error %v; want store.ErrUnapplied, for nothing has happened", what, err)
+	}
+}
+
+// forGood reports an error of a refused write that does not say that waiting is in vain.
+func forGood(t *testing.T, what string, err error) {
+	t.Helper()
+	refused(t, what, err)
+	if !errors.Is(err, store.ErrRefused) {
+		t.Errorf("%s: error %v; want store.ErrRefused, for it would be the same later", what, err)
+	}
+}
+
+// failed reports an error that is an answer of the contract, or leaves open what
+// happened.
+func failed(t *testing.T, what string, err error) {
 	t.Helper()
 	if err == nil {
 		t.Errorf("%s succeeded; want an error", what)
@@ -178,7 +197,7 @@ func TestSQLiteFull(t *testing.T) {
 		"Create":  fs.Create(t.Context(), numberedKey(2), next),
 		"Replace": fs.Replace(t.Context(), k, r.Version, next),
 	} {
-		refused(t, name, err)
+		forGood(t, name, err)
 		mentions(t, name, err, "no space left")
 	}
 	if got, err := fs.Get(t.Context(), k); err != nil || got.Version != r.Version {

@@ -276,7 +276,9 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 			return store.Record{}, err
 		case errors.Is(err, store.ErrNotFound):
 			return store.Record{}, err
-		case errors.Is(err, store.ErrNotAsked): // which leaves nothing open
+		case errors.Is(err, store.ErrRefused) && lost == nil: // now, and would be later
+			return store.Record{}, unavailable(err)
+		case errors.Is(err, store.ErrUnapplied): // which leaves nothing open
 			unread = err
 			afterFailure.wait(ctx, try)
 		case !errors.Is(err, store.ErrConflict):
@@ -320,10 +322,10 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 	}
 	k := id.Key()
 	var lost error
-	refused := context.DeadlineExceeded
+	unapplied := context.DeadlineExceeded
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
-			return p, outcomeOpen(lost, refused)
+			return p, outcomeOpen(lost, unapplied)
 		}
 		err := s.m.call(ctx, func(ctx context.Context) error {
 			return s.m.store.Create(ctx, k, *rec)
@@ -333,8 +335,10 @@ func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p
 			return p, err
 		case errors.Is(err, store.ErrNotFound): // revoked while it was being created
 			return p, &EndedError{Reason: ReasonRevoked}
-		case errors.Is(err, store.ErrNotAsked):
-			refused = err
+		case errors.Is(err, store.ErrRefused) && lost == nil:
+			return p, unavailable(err)
+		case errors.Is(err, store.ErrUnapplied):
+			unapplied = err
 			afterFailure.wait(ctx, try)
 		case !errors.Is(err, store.ErrConflict):
 			if !errors.Is(lost, store.ErrUnconfirmed) {

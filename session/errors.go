@@ -14,8 +14,9 @@ var (
 	// changes were not kept. The error is an [*EndedError] with the reason.
 	ErrEnded = errors.New("session has ended")
 
-	// ErrUnavailable: the store could not be reached in time. Nothing is known
-	// to be lost: the cookie is kept and the user stays signed in.
+	// ErrUnavailable: the store could not be reached in time, or takes no writes.
+	// Nothing is known to be lost: the cookie is kept and the user stays signed in.
+	// Unless it is an ErrAmbiguous as well, nothing was changed.
 	ErrUnavailable = errors.New("session store is unavailable")
 
 	// ErrConflict: an attribute that this request had read was changed by

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/coatcheck/coatcheck/session"
 	"github.com/coatcheck/coatcheck/store"
@@ -165,4 +167,105 @@ func TestRefusedThenOvertaken(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestStoreRefuses: of a store that takes no writes, and will not in a moment, the user
+// hears at once, and is not asked to check what was saved. Logging out works: what takes
+// no marker may still delete.
+func TestStoreRefuses(t *testing.T) {
+	full := fmt.Errorf("store: %w: no space left", store.ErrRefused)
+	refuse := func(op string, _ store.Key) error {
+		if op == "create" || op == "replace" || op == "touch" {
+			return full
+		}
+		return nil
+	}
+	for _, signedIn := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			var log bytes.Buffer
+			m := newManager(t, st, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			b := newBrowser(t)
+			if signedIn {
+				b.signIn(m, "alice")
+			}
+			st.before = refuse
+			tries := st.count("create") + st.count("replace")
+			began := time.Now()
+			resp := b.do(m, func(s *session.Session) { check(t, name.Set(s, "after")) })
+			body := string(must(io.ReadAll(resp.Body))(t))
+			if resp.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "check") {
+				t.Errorf("signed in %v: %d %q; want 503, and no word of checking", signedIn, resp.StatusCode, body)
+			}
+			if took, n := time.Since(began), st.count("create")+st.count("replace")-tries; took != 0 || n != 1 {
+				t.Errorf("signed in %v: answered after %v and %d writes; want at once, after one", signedIn, took, n)
+			}
+			if !strings.Contains(log.String(), `level=ERROR msg="session: commit failed"`) || !strings.Contains(log.String(), "no space left") {
+				t.Errorf("signed in %v: want an error in the log, with its reason:\n%s", signedIn, log.String())
+			}
+			if signedIn {
+				began = time.Now()
+				b.do(m, func(s *session.Session) { check(t, s.Destroy(t.Context())) })
+				if took := time.Since(began); took != 0 || len(st.live(t)) != 0 {
+					t.Errorf("logged out after %v, and %d sessions are left; want none, at once", took, len(st.live(t)))
+				}
+			}
+		})
+	}
+}
+
+// TestStoreRefusesAfterALoss: an answer that was lost leaves open what happened, whatever
+// the store says afterwards.
+func TestStoreRefusesAfterALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		var answered error
+		m := newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { answered = err }})
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		b.do(m, func(s *session.Session) {
+			err := errLost
+			st.before = func(op string, _ store.Key) error {
+				if op != "replace" {
+					return nil
+				}
+				defer func() { err = fmt.Errorf("store: %w", store.ErrRefused) }()
+				return err
+			}
+			check(t, name.Set(s, "after"))
+		})
+		if !errors.Is(answered, session.ErrUnavailable) || !errors.Is(answered, session.ErrAmbiguous) {
+			t.Errorf("%v; want ErrUnavailable and ErrAmbiguous", answered)
+		}
+	})
+}
+
+// TestUnappliedWritesAreTriedAgain: a write that the store could not do and may do in a
+// moment, as while it fails over, is repeated; when time is up nothing is open.
+func TestUnappliedWritesAreTriedAgain(t *testing.T) {
+	for _, recovers := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			var answered error
+			m := newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { answered = err }})
+			b := newBrowser(t)
+			b.signIn(m, "alice")
+			began := time.Now()
+			b.do(m, func(s *session.Session) {
+				st.before = func(op string, _ store.Key) error {
+					if op == "replace" && (!recovers || time.Since(began) < time.Second) {
+						return fmt.Errorf("store: %w: read only", store.ErrUnapplied)
+					}
+					return nil
+				}
+				check(t, name.Set(s, "after"))
+			})
+			if recovers && answered != nil {
+				t.Errorf("%v; want success, for the store recovered", answered)
+			}
+			if !recovers && (!errors.Is(answered, session.ErrUnavailable) || errors.Is(answered, session.ErrAmbiguous)) {
+				t.Errorf("%v; want ErrUnavailable, and not ErrAmbiguous", answered)
+			}
+		})
+	}
 }

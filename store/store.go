@@ -89,10 +89,19 @@ var (
 	// with that server. A Replace from the version that is there to itself, with
 	// the record that is there, confirms it.
 	ErrUnconfirmed = fmt.Errorf("%w: not confirmed by enough replicas", ErrAmbiguous)
-	// ErrNotAsked: something in front of the store refused the call, since others
-	// have failed, as a circuit breaker does. Nothing was sent. During an outage that
-	// is the answer to most calls, and worth no line in a log.
-	ErrNotAsked = errors.New("session store was not asked")
+	// ErrUnapplied: the store could not do the write, and has not done it: nothing
+	// was changed, not even by an earlier attempt hidden inside the call (a
+	// DeleteOwner may have ended some of the sessions). It never comes with
+	// ErrAmbiguous.
+	ErrUnapplied = errors.New("session write not applied")
+	// ErrRefused is an ErrUnapplied for a reason that waiting does not change: a full
+	// disk or memory, a right that is missing, a table that is not there.
+	ErrRefused = fmt.Errorf("%w: refused", ErrUnapplied)
+	// ErrNotAsked is an ErrUnapplied of something in front of the store, as a circuit
+	// breaker, that refused the call since others have failed. Nothing was sent. During
+	// an outage that is the answer to most calls, and worth no line in a log. Reads
+	// return it, too.
+	ErrNotAsked = fmt.Errorf("%w: the store was not asked", ErrUnapplied)
 )
 
 // Store keeps records. Every method is safe for concurrent use, by any number
@@ -103,7 +112,8 @@ var (
 // call fails it, and errors caused by a context match [context.Canceled] or
 // [context.DeadlineExceeded]. A write whose answer was lost, for that or any
 // other reason, is reported as ErrAmbiguous, or as another error that is none
-// of the above; never as success, conflict or absence.
+// of the above; never as success, conflict, absence or ErrUnapplied. Whoever gets an
+// error that is none of the above must take the outcome for open.
 type Store interface {
 	// Get returns the live record under k, session or marker, or ErrNotFound
 	// when it is absent or expired, or ErrCorrupt.

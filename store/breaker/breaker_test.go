@@ -325,6 +325,8 @@ func TestWhatCounts(t *testing.T) {
 		{store.ErrUnconfirmed, breaker.Closed, breaker.HalfOpen},
 		{store.ErrInvalid, breaker.Closed, breaker.HalfOpen},
 		{store.ErrTooLarge, breaker.Closed, breaker.HalfOpen},
+		{store.ErrRefused, breaker.Closed, breaker.HalfOpen},
+		{store.ErrUnapplied, breaker.Open, breaker.Open},
 		{store.ErrAmbiguous, breaker.Open, breaker.Open},
 		{errDown, breaker.Open, breaker.Open},
 		{context.DeadlineExceeded, breaker.Open, breaker.Open}, // a driver's own

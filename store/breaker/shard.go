@@ -173,7 +173,8 @@ func judge(err, callers error, began time.Time, timeout time.Duration) error {
 		errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict),
 		errors.Is(err, store.ErrCorrupt):
 		return nil
-	case errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
+	case errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge),
+		errors.Is(err, store.ErrRefused): // a store that is full is there for those who read
 		return errNeutral
 	// Where writes wait for replicas, it is the replicas or the store that is away.
 	case errors.Is(err, store.ErrUnconfirmed) && time.Since(began) < timeout-timeout/50:

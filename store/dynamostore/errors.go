@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -40,7 +41,8 @@ func readError(ctx context.Context, op string, err error) error {
 }
 
 // writeError makes an error of a write fit for the caller: one whose outcome is
-// open becomes an ErrAmbiguous.
+// open becomes an ErrAmbiguous, and any other that is not of the contract an
+// ErrUnapplied.
 func writeError(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
@@ -48,7 +50,24 @@ func writeError(ctx context.Context, op string, err error) error {
 	if open, ok := errors.AsType[*openError](err); ok {
 		return fmt.Errorf("dynamostore: %s: %w: %w", op, store.ErrAmbiguous, explain(ctx, open.error))
 	}
-	return fmt.Errorf("dynamostore: %s: %w", op, explain(ctx, err))
+	shown := explain(ctx, err)
+	if isOurs(err) {
+		return fmt.Errorf("dynamostore: %s: %w", op, shown)
+	}
+	not := store.ErrUnapplied
+	if reply, ok := errors.AsType[*replyError](shown); ok && refusals[reply.code] {
+		not = store.ErrRefused
+	}
+	return fmt.Errorf("dynamostore: %s: %w: %w", op, not, shown)
+}
+
+// refusals are the codes of what is the same until somebody changes the table, the
+// account or its rights.
+var refusals = map[string]bool{
+	"AccessDeniedException":            true,
+	"KMSAccessDeniedException":         true,
+	"ItemCollectionSizeLimitException": true,
+	"ResourceNotFoundException":        true,
 }
 
 // ours are errors that hold what we have put there, and no more.
@@ -57,14 +76,16 @@ var ours = []error{
 	errAnswer,
 }
 
+func isOurs(err error) bool {
+	return slices.ContainsFunc(ours, func(o error) bool { return errors.Is(err, o) })
+}
+
 // explain returns what may be shown of an error, with what can be done about it, and
 // the context's error if that is what stopped the call. Errors of the SDK hold items
 // and quote values, so none of them is passed on.
 func explain(ctx context.Context, err error) error {
-	for _, o := range ours {
-		if errors.Is(err, o) {
-			return err
-		}
+	if isOurs(err) {
+		return err
 	}
 	err = reduce(err)
 	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {

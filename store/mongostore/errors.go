@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -30,7 +31,8 @@ func readError(ctx context.Context, op string, err error) error {
 }
 
 // writeError makes an error of a write fit for the caller: one whose outcome is
-// open becomes an ErrAmbiguous.
+// open becomes an ErrAmbiguous, and any other that is not of the contract an
+// ErrUnapplied.
 func writeError(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
@@ -38,7 +40,23 @@ func writeError(ctx context.Context, op string, err error) error {
 	if open, ok := errors.AsType[*openError](err); ok {
 		return fmt.Errorf("mongostore: %s: %w: %w", op, store.ErrAmbiguous, explain(ctx, open.error))
 	}
-	return fmt.Errorf("mongostore: %s: %w", op, explain(ctx, err))
+	shown := explain(ctx, err)
+	if isOwn(err) {
+		return fmt.Errorf("mongostore: %s: %w", op, shown)
+	}
+	not := store.ErrUnapplied
+	if reply, ok := errors.AsType[*replyError](shown); ok && refusals[reply.code] {
+		not = store.ErrRefused
+	}
+	return fmt.Errorf("mongostore: %s: %w: %w", op, not, shown)
+}
+
+// refusals are the codes of what is the same until somebody changes the server.
+var refusals = map[int]bool{
+	13:    true, // Unauthorized
+	121:   true, // DocumentValidationFailure
+	8000:  true, // AtlasError
+	14031: true, // OutOfDiskSpace
 }
 
 // own are errors that hold what we have put there, and no more.
@@ -47,14 +65,16 @@ var own = []error{
 	errAnswer,
 }
 
+func isOwn(err error) bool {
+	return slices.ContainsFunc(own, func(o error) bool { return errors.Is(err, o) })
+}
+
 // explain returns what may be shown of an error, with what can be done about it, and
 // the context's error if that is what stopped the call. Errors of the driver quote
 // what the server says, which quotes keys and values, so none of them is passed on.
 func explain(ctx context.Context, err error) error {
-	for _, o := range own {
-		if errors.Is(err, o) {
-			return err
-		}
+	if isOwn(err) {
+		return err
 	}
 	cause := ctx.Err()
 	if cause == nil && !isSelection(err) { // which has a limit of its own

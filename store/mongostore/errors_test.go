@@ -95,12 +95,29 @@ func TestJudge(t *testing.T) {
 			if errors.Is(shown, store.ErrAmbiguous) != (c.want == open) || !strings.Contains(shown.Error(), c.says) {
 				t.Errorf("shown as %v; want something about %q", shown, c.says)
 			}
+			if errors.Is(shown, store.ErrUnapplied) == (c.want == open) {
+				t.Errorf("shown as %v; want ErrUnapplied unless it is open", shown)
+			}
 			for _, text := range []string{shown.Error(), fmt.Sprintf("%+v", shown), fmt.Sprintf("%#v", shown)} {
 				if strings.Contains(text, "5EC4E7") {
 					t.Errorf("the key is shown: %s", text)
 				}
 			}
 		})
+	}
+}
+
+// TestRefusals: what waiting does not change is refused.
+func TestRefusals(t *testing.T) {
+	for code, want := range map[int]bool{13: true, 121: true, 8000: true, 14031: true, 10107: false, 18: false, 112: false} {
+		for _, err := range []error{
+			mongo.CommandError{Code: int32(code)},
+			mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: code}}},
+		} {
+			if got := writeError(t.Context(), "create", judge(err)); errors.Is(got, store.ErrRefused) != want || !errors.Is(got, store.ErrUnapplied) {
+				t.Errorf("error %d of the server is %v; want ErrUnapplied, and refused: %v", code, got, want)
+			}
+		}
 	}
 }
 

@@ -27,7 +27,8 @@ func readError(ctx context.Context, op string, err error) error {
 }
 
 // writeError makes an error of a write fit for the caller: one whose outcome is
-// open becomes an ErrAmbiguous.
+// open becomes an ErrAmbiguous, and one that certainly changed nothing an
+// ErrUnapplied.
 func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
@@ -35,15 +36,51 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	if isWrongType(err) {
 		err = errWrongType
 	}
-	if _, known := rueidis.IsRedisErr(err); known || notSent(err) || isContract(err) {
+	var outcome error
+	answer, known := rueidis.IsRedisErr(err)
+	switch {
+	case isContract(err):
+	case is[halfDone](err):
+		outcome = store.ErrAmbiguous
+	case known:
+		outcome = refusal(answer.Error())
+	case notSent(err):
+		outcome = store.ErrUnapplied
+	case s.opts.MinReplicas > 0:
+		outcome = store.ErrUnconfirmed
+	default:
+		outcome = store.ErrAmbiguous
+	}
+	if outcome == nil {
 		return fmt.Errorf("redisstore: %s: %w", op, explain(ctx, err))
 	}
-	open := store.ErrAmbiguous
-	if s.opts.MinReplicas > 0 {
-		open = store.ErrUnconfirmed
-	}
-	return fmt.Errorf("redisstore: %s: %w: %w", op, open, explain(ctx, err))
+	return fmt.Errorf("redisstore: %s: %w: %w", op, outcome, explain(ctx, err))
 }
+
+// refusals are the kinds of errors of a server that has not begun, nor may a script
+// that meets them have written: what is out of memory, or cannot save, says so at the
+// first write.
+var refusals = map[string]error{
+	"NOAUTH": store.ErrUnapplied, "WRONGPASS": store.ErrUnapplied,
+	"OOM": store.ErrRefused, "MISCONF": store.ErrRefused,
+	"READONLY": store.ErrUnapplied, "NOREPLICAS": store.ErrUnapplied,
+	"LOADING": store.ErrUnapplied, "MASTERDOWN": store.ErrUnapplied, "CLUSTERDOWN": store.ErrUnapplied,
+	"MOVED": store.ErrUnapplied, "BUSY": store.ErrUnapplied,
+}
+
+// refusal returns what an answer of the server says of the write; nil if it may have
+// come from the midst of a script.
+func refusal(text string) error {
+	if strings.HasPrefix(text, "NOPERM ") { // the script itself was not permitted
+		return store.ErrRefused
+	}
+	return refusals[kind(text)]
+}
+
+// halfDone is of the second step of a write that has done the first.
+type halfDone struct{ error }
+
+func (e halfDone) Unwrap() error { return e.error }
 
 var contract = []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrCorrupt, store.ErrAmbiguous}
 

@@ -111,6 +111,31 @@ func TestAnswersAreExplained(t *testing.T) {
 	}
 }
 
+// TestRefusals: what the server has not begun to do is not applied, and what waiting
+// does not change is refused.
+func TestRefusals(t *testing.T) {
+	for answer, want := range map[string]error{
+		"OOM command not allowed when used memory > 'maxmemory'.":                                                store.ErrRefused,
+		"ERR Error running script (call to f_0a1b): @user_script:28: @user_script: 28: -OOM command not allowed": store.ErrRefused,
+		"MISCONF Redis is configured to save RDB snapshots":                                                      store.ErrRefused,
+		"NOPERM User app has no permissions to run the 'evalsha' command":                                        store.ErrRefused,
+		"READONLY You can't write against a read only replica.":                                                  store.ErrUnapplied,
+		"NOREPLICAS Not enough good replicas to write.":                                                          store.ErrUnapplied,
+		"NOAUTH Authentication required.":                                                                        store.ErrUnapplied,
+		"ERR ACL failure in script: User app has no permissions to run the 'set' command":                        nil,
+		"ERR Error running script: of its own":                                                                   nil,
+		"SOMETHING new":                                                                                          nil,
+	} {
+		err := offline(t, nil).writeError(t.Context(), "replace", reply(t, answer))
+		if half := offline(t, nil).writeError(t.Context(), "touch", halfDone{reply(t, answer)}); !errors.Is(half, store.ErrAmbiguous) || errors.Is(half, store.ErrUnapplied) {
+			t.Errorf("%q to the second of two steps becomes %v; want ErrAmbiguous", answer, half)
+		}
+		if errors.Is(err, store.ErrUnapplied) != (want != nil) || errors.Is(err, store.ErrRefused) != (want == store.ErrRefused) {
+			t.Errorf("%q becomes %v; want %v", answer, err, want)
+		}
+	}
+}
+
 func TestWrongTypeIsDamage(t *testing.T) {
 	err := reply(t, "WRONGTYPE Operation against a key holding the wrong kind of value script: 1234, on @user_script:10.")
 	for _, got := range []error{readError(t.Context(), "get", err), offline(t, nil).writeError(t.Context(), "touch", err)} {
@@ -150,6 +175,9 @@ func TestOpenOutcomes(t *testing.T) {
 		}
 		if !errors.Is(plain, c.err) {
 			t.Errorf("%v is lost in %v", c.err, plain)
+		}
+		if got, want := errors.Is(plain, store.ErrUnapplied), !c.open && !isContract(c.err); got != want {
+			t.Errorf("%v becomes %v: not applied %v; want %v", c.err, plain, got, want)
 		}
 		waits := offline(t, &Options{MinReplicas: 1}).writeError(t.Context(), "replace", c.err)
 		if got := errors.Is(waits, store.ErrUnconfirmed); got != c.open {

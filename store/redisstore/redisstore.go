@@ -284,6 +284,9 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 	if err == nil {
 		err = s.enter(ctx, owner, s.place(owner).entry(k, timeAt(deadline), now), now, true)
 	}
+	if err != nil {
+		err = halfDone{err}
+	}
 	return s.writeError(ctx, "touch", err)
 }
 

@@ -108,6 +108,7 @@ type diagnosis struct {
 	answered  bool   // the error is the database's own: the connection works
 	unapplied bool   // the statement has certainly changed nothing
 	again     bool   // it has changed nothing, and may succeed at once if repeated
+	refused   bool   // it has changed nothing, and will not succeed until somebody sees to it
 	duplicate bool   // the key is there already
 	full      bool   // there was no space to write; it changed nothing
 	tooLarge  bool   // a value is over the database's limit

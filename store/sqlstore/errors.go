@@ -32,7 +32,8 @@ func (s *Store) readError(ctx context.Context, op string, err error) error {
 }
 
 // writeError makes an error of a write fit for the caller: one that leaves the
-// outcome open becomes ErrAmbiguous.
+// outcome open becomes ErrAmbiguous, and any other that is not of the contract
+// ErrUnapplied.
 func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	var unanswered sent
 	var half halfDone
@@ -50,7 +51,11 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrInvalid) {
 		return fmt.Errorf("sqlstore: %s: %w", op, err)
 	}
-	return fmt.Errorf("sqlstore: %s: %w", op, s.explain(ctx, err))
+	not := store.ErrUnapplied
+	if s.dialect.diagnose(err).refused {
+		not = store.ErrRefused
+	}
+	return fmt.Errorf("sqlstore: %s: %w: %w", op, not, s.explain(ctx, err))
 }
 
 // explain is advise for errors of statements that hold sessions: what the

@@ -253,6 +253,10 @@ var mysqlAdvice = map[int]string{
 // out.
 var mysqlOpen = map[int]bool{1053: true, 1152: true, 1158: true, 1159: true, 1160: true, 1161: true, 1180: true, 1184: true, 1927: true, 4031: true}
 
+// mysqlRefused are the numbers of what is the same until somebody changes the server:
+// a full disk or table, or a right, a database, a table or a column that is missing.
+var mysqlRefused = map[int]bool{1021: true, 1044: true, 1046: true, 1049: true, 1054: true, 1114: true, 1142: true, 1143: true, 1146: true}
+
 // mysqlPlain are the numbers whose messages name users, tables and settings,
 // and hold no value of a statement.
 var mysqlPlain = map[int]bool{
@@ -298,6 +302,7 @@ func mysqlDiagnose(err error) diagnosis {
 		answered:  !mysqlOpen[number],
 		unapplied: !mysqlOpen[number],
 		again:     number == 1213,
+		refused:   mysqlRefused[number],
 		duplicate: number == 1062 || number == 1586,
 		tooLarge:  number == 1153,
 		advice:    mysqlAdvice[number],

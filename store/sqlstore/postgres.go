@@ -239,6 +239,11 @@ var postgresAdvice = map[string]string{
 // out: the connection ended, perhaps between the commit and its answer.
 var postgresOpen = map[string]bool{"40003": true, "57P01": true, "57P02": true, "57P05": true}
 
+// postgresRefused are the codes of what is the same until somebody changes the server:
+// a full disk, or a right, a table or a column that is missing. A server that is read
+// only may soon be the primary, or its connections closed.
+var postgresRefused = map[string]bool{"3F000": true, "42501": true, "42703": true, "42P01": true, "53100": true}
+
 // sqlState finds the code in an error of pgx, lib/pq or another driver that has
 // the method.
 func sqlState(err error) (state string, ok bool) {
@@ -262,6 +267,7 @@ func postgresDiagnose(err error) diagnosis {
 		answered:  !open,
 		unapplied: !open,
 		again:     state == "40001" || state == "40P01",
+		refused:   postgresRefused[state],
 		tooLarge:  state == "54000",
 		advice:    postgresAdvice[state],
 		instead:   instead(err, "PostgreSQL error "+state, postgresPlain[state[:2]]),

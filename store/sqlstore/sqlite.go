@@ -305,7 +305,7 @@ func sqliteDiagnose(err error) diagnosis {
 	}
 	if code == sqliteIOErrWrite {
 		return diagnosis{
-			answered: true, unapplied: true, full: true,
+			answered: true, unapplied: true, full: true, refused: true,
 			advice: "the file could not be written, and nothing was changed; look for space on the disk, then for faults of it",
 		}
 	}
@@ -313,6 +313,7 @@ func sqliteDiagnose(err error) diagnosis {
 	return diagnosis{
 		answered:  true,
 		unapplied: code != sqliteIOErr && code != sqliteInterrupt,
+		refused:   code == sqliteFull || code == sqliteReadOnly,
 		full:      code == sqliteFull,
 		tooLarge:  code == sqliteTooBig,
 		advice:    sqliteAdvice[code],

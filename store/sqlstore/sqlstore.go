@@ -184,7 +184,7 @@ func (s *Store) why(ctx context.Context, k store.Key) error {
 	case errors.Is(err, store.ErrNotFound):
 		return fmt.Errorf("sqlstore: replace: %w", store.ErrNotFound)
 	}
-	return fmt.Errorf("sqlstore: replace: nothing was changed, but the reason is unknown: %w", err)
+	return fmt.Errorf("sqlstore: replace: %w, for a reason that could not be read: %w", store.ErrUnapplied, err)
 }
 
 // Touch implements [store.Store].

@@ -194,28 +194,28 @@ func (e *mysqlError) Error() string  { return e.Message }
 
 // TestServerDiagnosis: only what proves that nothing was written may say so.
 func TestServerDiagnosis(t *testing.T) {
-	const unapplied, again, open = "unapplied", "again", "open"
+	const unapplied, again, open, refused = "unapplied", "again", "open", "refused"
 	for code, want := range map[string]string{
 		"40001": again, "40P01": again, "40003": open, "57P01": open, "57P02": open, "08006": open, "08P01": open,
-		"25006": unapplied, "53100": unapplied, "53300": unapplied, "42501": unapplied, "42P01": unapplied, "57014": unapplied, "57P03": unapplied,
+		"25006": unapplied, "53100": refused, "53300": unapplied, "42501": refused, "42P01": refused, "57014": unapplied, "57P03": unapplied,
 	} {
 		d := postgresDiagnose(sent{&pgxError{Code: code}})
-		if d.unapplied != (want != open) || d.again != (want == again) || d.answered != (want != open) {
+		if d.unapplied != (want != open) || d.again != (want == again) || d.refused != (want == refused) || d.answered != (want != open) {
 			t.Errorf("SQLSTATE %s: %+v; want %s", code, d, want)
 		}
-		if d.advice == "" && want == unapplied {
+		if d.advice == "" && (want == unapplied || want == refused) {
 			t.Errorf("SQLSTATE %s: no advice", code)
 		}
 	}
 	for number, want := range map[uint16]string{
 		1213: again, 1205: unapplied, 1053: open, 1180: open, 1927: open, 4031: open,
-		1040: unapplied, 1045: unapplied, 1114: unapplied, 1142: unapplied, 1146: unapplied, 1290: unapplied, 1792: unapplied, 1836: unapplied, 1317: unapplied,
+		1040: unapplied, 1045: unapplied, 1114: refused, 1142: refused, 1146: refused, 1290: unapplied, 1792: unapplied, 1836: unapplied, 1317: unapplied,
 	} {
 		d := mysqlDiagnose(sent{&mysqlError{Number: number}})
-		if d.unapplied != (want != open) || d.again != (want == again) {
+		if d.unapplied != (want != open) || d.again != (want == again) || d.refused != (want == refused) {
 			t.Errorf("number %d: %+v; want %s", number, d, want)
 		}
-		if d.advice == "" && want == unapplied {
+		if d.advice == "" && (want == unapplied || want == refused) {
 			t.Errorf("number %d: no advice", number)
 		}
 	}

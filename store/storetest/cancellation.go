@@ -35,8 +35,8 @@ var cancellationRules = []rule{
 	},
 	{
 		name: "never-absence-or-conflict",
-		says: "A call whose context ends while it runs succeeds, or fails with an error that is neither ErrNotFound nor ErrConflict.",
-		why:  "A client that hangs up in the wrong millisecond would be signed out, or its update taken for another's.",
+		says: "A call whose context ends while it runs succeeds, or fails with an error that is neither ErrNotFound nor ErrConflict; and if it is ErrUnapplied nothing was changed.",
+		why:  "A client that hangs up in the wrong millisecond would be signed out, its update taken for another's, or told to make it once more.",
 		look: "errors from the driver that are mapped by elimination; scans that stop early.",
 		run: func(x *script) {
 			began := time.Now()
@@ -67,7 +67,7 @@ var cancellationRules = []rule{
 				}
 				// It may have happened, unless it says that it has.
 				got := x.get(k)
-				if err == nil || got.Version == next.Version {
+				if err == nil || got.Version == next.Version && !errors.Is(err, store.ErrUnapplied) {
 					r = next
 				}
 				x.same("after a call whose context ended meanwhile", got, r)

@@ -913,6 +913,22 @@ var defects = []defect{
 			}
 		},
 	},
+	{
+		name: "a write whose context ended midway denies itself", rules: one("cancellation/never-absence-or-conflict"),
+		breaks: func(b *broken) {
+			b.replace = func(ctx context.Context, k store.Key, old uint64, r store.Record) error {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				time.Sleep(time.Microsecond)
+				err := b.naive.Replace(context.WithoutCancel(ctx), k, old, r)
+				if err == nil && ctx.Err() != nil {
+					err = fmt.Errorf("%w: %w", store.ErrUnapplied, ctx.Err())
+				}
+				return err
+			}
+		},
+	},
 
 	// secrecy
 	{
