@@ -3,21 +3,28 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
+	"time"
 
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/autoscale"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/stop"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/up"
 )
 
 type upCommand struct {
-	Listen    string `help:"Address of the shop. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	Admin     string `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
-	Workers   int    `help:"How many web servers to keep. Default: ${default}." default:"3" placeholder:"N"`
-	Store     string `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
-	NearCache bool   `help:"Each worker keeps copies of sessions in memory: most reads ask no store, and what another worker changes is seen within a second."`
-	NoMigrate bool   `help:"Refuse a store whose schema is missing instead of setting it up."`
-	TLSCert   string `name:"tls-cert" help:"Certificate chain in PEM; the shop is then HTTPS and its cookie the strict one." placeholder:"FILE"`
-	TLSKey    string `name:"tls-key" help:"Private key of the certificate in PEM." placeholder:"FILE"`
+	Listen    string        `help:"Address of the shop. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Admin     string        `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
+	Workers   *int          `help:"How many web servers to keep. Default: 3." placeholder:"N" xor:"count"`
+	Autoscale string        `help:"Keep as many web servers as the load takes, from MIN to MAX, instead. Setting their number by hand pauses that." placeholder:"MIN:MAX" xor:"count"`
+	Target    float64       `name:"autoscale-target" help:"How many requests at once one web server is for. Default: ${default}." default:"10" placeholder:"N"`
+	Window    time.Duration `name:"autoscale-window" help:"How long fewer web servers must have been enough before some go; a tenth of it tells a burst. Default: ${default}." default:"1m" placeholder:"TIME"`
+	Store     string        `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
+	NearCache bool          `help:"Each worker keeps copies of sessions in memory: most reads ask no store, and what another worker changes is seen within a second."`
+	NoMigrate bool          `help:"Refuse a store whose schema is missing instead of setting it up."`
+	TLSCert   string        `name:"tls-cert" help:"Certificate chain in PEM; the shop is then HTTPS and its cookie the strict one." placeholder:"FILE"`
+	TLSKey    string        `name:"tls-key" help:"Private key of the certificate in PEM." placeholder:"FILE"`
 
 	config up.Config
 }
@@ -28,10 +35,15 @@ func (c *upCommand) Validate() error {
 	if err != nil {
 		return fmt.Errorf("--store: %w", err)
 	}
+	workers, scaling, err := c.count()
+	if err != nil {
+		return err
+	}
 	c.config = up.Config{
 		Listen:     c.Listen,
 		Admin:      c.Admin,
-		Workers:    c.Workers,
+		Workers:    workers,
+		Autoscale:  scaling,
 		Store:      u,
 		NearCache:  c.NearCache,
 		NoMigrate:  c.NoMigrate,
@@ -40,6 +52,25 @@ func (c *upCommand) Validate() error {
 		WorkerArgs: []string{"serve", "--supervised"},
 	}
 	return c.config.Validate()
+}
+
+const defaultWorkers = 3
+
+// count returns how many workers to start, and by what to change that.
+func (c *upCommand) count() (workers int, scaling *autoscale.Config, err error) {
+	switch {
+	case c.Workers != nil:
+		return *c.Workers, nil, nil
+	case c.Autoscale == "":
+		return defaultWorkers, nil, nil
+	}
+	least, most, ok := strings.Cut(c.Autoscale, ":")
+	lo, err1 := strconv.Atoi(least)
+	hi, err2 := strconv.Atoi(most)
+	if !ok || err1 != nil || err2 != nil {
+		return 0, nil, fmt.Errorf("--autoscale: %q is not MIN:MAX, as 2:10", c.Autoscale)
+	}
+	return lo, &autoscale.Config{Min: lo, Max: hi, Target: c.Target, Window: c.Window}, nil
 }
 
 // Run is called by kong.

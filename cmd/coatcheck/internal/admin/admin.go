@@ -25,12 +25,14 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 )
 
-// Fleet is what is steered. A [fleet.Fleet] is one.
+// Fleet is what is steered: a [fleet.Fleet], whose size somebody or the load decides.
 type Fleet interface {
 	Workers() []fleet.Worker
 	Target() int
 	Events() []fleet.Event
-	Scale(n int) error
+	Scale(n int) error // which pins an autoscaled fleet
+	Unpin() error
+	Autoscaling() *Autoscaling // nil if it has a fixed number of workers
 	Kill(ctx context.Context, name string) error
 	Drain(name string) error
 }
@@ -79,12 +81,28 @@ type Worker struct {
 	Started  time.Time   `json:"started"`
 }
 
+// Autoscaling is what the load asks for.
+type Autoscaling struct {
+	Min     int     `json:"min"`
+	Max     int     `json:"max"`
+	Target  float64 `json:"target"`  // requests at once for each worker
+	Window  float64 `json:"window"`  // seconds
+	Pinned  bool    `json:"pinned"`  // the number of workers was set by hand
+	Panic   bool    `json:"panic"`   // a burst is on, or just over: no worker goes
+	Stable  float64 `json:"stable"`  // requests at once, over the window
+	Burst   float64 `json:"burst"`   // and over the last tenth of it
+	Workers int     `json:"workers"` // that there should be for them; 0 before the first measurement
+	Reason  string  `json:"reason"`
+}
+
 // Status is the answer of GET /api/fleet.
 type Status struct {
-	Workers  []Worker        `json:"workers"`
-	Target   int             `json:"target"` // how many workers are kept
-	Balancer balancer.Status `json:"balancer"`
-	Store    Store           `json:"store"`
+	Workers []Worker `json:"workers"`
+	Target  int      `json:"target"` // how many workers are kept
+	// Autoscaling is missing if nothing but Target decides that.
+	Autoscaling *Autoscaling    `json:"autoscaling,omitzero"`
+	Balancer    balancer.Status `json:"balancer"`
+	Store       Store           `json:"store"`
 }
 
 type handler struct{ opts Options }
@@ -97,9 +115,11 @@ func New(opts Options) http.Handler {
 	mux.HandleFunc("GET /api/fleet", h.getFleet)
 	mux.HandleFunc("GET /api/events", h.getEvents)
 	mux.HandleFunc("POST /api/fleet/scale", h.postScale)
+	mux.HandleFunc("POST /api/fleet/autoscale", h.postAutoscale)
 	mux.HandleFunc("POST /api/fleet/workers/{name}/kill", h.postKill)
 	mux.HandleFunc("POST /api/fleet/workers/{name}/drain", h.postDrain)
 	mux.HandleFunc("POST /scale", h.formScale)
+	mux.HandleFunc("POST /autoscale", h.formAutoscale)
 	mux.HandleFunc("POST /workers/{name}/kill", h.formKill)
 	mux.HandleFunc("POST /workers/{name}/drain", h.formDrain)
 	return guard(opts.Token, opts.CookieName, jsonErrors(mux))
@@ -181,10 +201,11 @@ func Listen(addr string) (net.Listener, error) {
 // status returns the answer of GET /api/fleet.
 func (h *handler) status(ctx context.Context) Status {
 	s := Status{
-		Workers:  []Worker{},
-		Target:   h.opts.Fleet.Target(),
-		Balancer: h.opts.Balancer(),
-		Store:    h.opts.Store(ctx),
+		Workers:     []Worker{},
+		Target:      h.opts.Fleet.Target(),
+		Autoscaling: h.opts.Fleet.Autoscaling(),
+		Balancer:    h.opts.Balancer(),
+		Store:       h.opts.Store(ctx),
 	}
 	upstreams := make(map[string]balancer.UpstreamStatus)
 	for _, u := range s.Balancer.Upstreams {
@@ -220,6 +241,10 @@ func (h *handler) postScale(w http.ResponseWriter, r *http.Request) {
 		err = h.opts.Fleet.Scale(n)
 	}
 	h.answer(w, r, err)
+}
+
+func (h *handler) postAutoscale(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, r, h.opts.Fleet.Unpin())
 }
 
 func (h *handler) postKill(w http.ResponseWriter, r *http.Request) {

@@ -55,6 +55,15 @@ func (f *idle) Scale(n int) error {
 	return nil
 }
 
+func (f *idle) Unpin() error {
+	f.note("unpin")
+	return nil
+}
+
+func (f *idle) Autoscaling() *admin.Autoscaling {
+	return &admin.Autoscaling{Min: 1, Max: 5, Target: 10, Window: 60, Pinned: true, Workers: 4, Reason: "33.0 requests at once"}
+}
+
 func (f *idle) Kill(_ context.Context, name string) error { return f.named("kill", name) }
 func (f *idle) Drain(name string) error                   { return f.named("drain", name) }
 
@@ -274,6 +283,7 @@ func TestChanges(t *testing.T) {
 		{"kill", [2]string{"/api/fleet/workers/worker-1/kill"}, 200, "kill worker-1", `"workers"`},
 		{"drain", [2]string{"/api/fleet/workers/worker-1/drain"}, 200, "drain worker-1", `"workers"`},
 
+		{"follow the load", [2]string{"/api/fleet/autoscale", ""}, 200, "unpin", `"pinned":true`},
 		{"scale to none", scale(`{"workers":0}`), 400, "", "between 1 and 100"},
 		{"scale to fewer than none", scale(`{"workers":-3}`), 400, "", "between 1 and 100"},
 		{"scale to 1000", scale(`{"workers":1000}`), 400, "", "between 1 and 100"},
@@ -314,7 +324,7 @@ func TestChanges(t *testing.T) {
 
 func TestGetChangesNothing(t *testing.T) {
 	f, s := newServer(t)
-	for _, path := range []string{"/api/fleet/scale", "/api/fleet/workers/worker-1/kill", "/workers/worker-1/kill", "/scale"} {
+	for _, path := range []string{"/api/fleet/scale", "/api/fleet/autoscale", "/autoscale", "/api/fleet/workers/worker-1/kill", "/workers/worker-1/kill", "/scale"} {
 		resp, body := send(t, s, "GET", path, "", `{"workers":5}`, authorized())
 		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "POST" {
 			t.Errorf("GET %s: %s, allowed %q; want 405 and POST", path, resp.Status, resp.Header.Get("Allow"))
@@ -351,6 +361,7 @@ func TestPage(t *testing.T) {
 	// Its forms work as a browser sends them.
 	for _, tt := range []struct{ action, body, call string }{
 		{"/scale", "workers=3", "scale 3"},
+		{"/autoscale", "", "unpin"},
 		{"/workers/worker-1/kill", "", "kill worker-1"},
 		{"/workers/worker-1/drain", "", "drain worker-1"},
 	} {

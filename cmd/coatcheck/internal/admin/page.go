@@ -70,6 +70,10 @@ func (h *handler) formScale(w http.ResponseWriter, r *http.Request) {
 	h.back(w, r, h.opts.Fleet.Scale(n))
 }
 
+func (h *handler) formAutoscale(w http.ResponseWriter, r *http.Request) {
+	h.back(w, r, h.opts.Fleet.Unpin())
+}
+
 func (h *handler) formKill(w http.ResponseWriter, r *http.Request) {
 	h.back(w, r, h.opts.Fleet.Kill(r.Context(), r.PathValue("name")))
 }

@@ -116,6 +116,7 @@ type Balancer struct {
 	requests, retries, noUpstream, unrepeatable, clientGone atomic.Uint64
 
 	waiting atomic.Int64 // requests in the queue for an upstream
+	load    gauge        // requests, in flight or in that queue
 
 	mu      sync.Mutex
 	ring    []*upstream   // in the order of Add
@@ -256,6 +257,8 @@ func (b *Balancer) wait(ctx context.Context, name string, want State) error {
 // ServeHTTP forwards the request to the upstream whose turn it is.
 func (b *Balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.requests.Add(1)
+	b.load.add(1)
+	defer b.load.add(-1)
 	if r.Method == http.MethodConnect { // a tunnel to wherever the client likes is no business of ours
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		writeError(w, r, http.StatusMethodNotAllowed)

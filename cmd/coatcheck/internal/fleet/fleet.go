@@ -173,7 +173,10 @@ func (f *Fleet) Start(ctx context.Context, n int) error {
 
 // Scale sets the number of workers to keep. It returns at once: workers that are
 // missing are started, those too many are drained, the youngest first.
-func (f *Fleet) Scale(n int) error {
+func (f *Fleet) Scale(n int) error { return f.ScaleFor(n, "") }
+
+// ScaleFor is [Fleet.Scale] for a reason, which the event tells.
+func (f *Fleet) ScaleFor(n int, reason string) error {
 	if n < 1 || n > MaxWorkers {
 		return ErrCount
 	}
@@ -183,7 +186,11 @@ func (f *Fleet) Scale(n int) error {
 		return ErrStopped
 	}
 	if f.target != n && f.target != 0 {
-		f.events.add(Scaled, "", fmt.Sprintf("from %d to %d workers", f.target, n))
+		detail := fmt.Sprintf("from %d to %d workers", f.target, n)
+		if reason != "" {
+			detail += ": " + reason
+		}
+		f.events.add(Scaled, "", detail)
 	}
 	f.target = n
 	f.reconcileLocked()

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/autoscale"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
@@ -28,9 +29,10 @@ import (
 
 // Config is what the command line says.
 type Config struct {
-	Listen    string // of the balancer
-	Admin     string // of the admin interface; loopback
-	Workers   int
+	Listen    string            // of the balancer
+	Admin     string            // of the admin interface; loopback
+	Workers   int               // if Autoscale is set, those at the start
+	Autoscale *autoscale.Config // nil for a fixed number
 	Store     storeurl.URL
 	NearCache bool   // workers keep copies of sessions in memory
 	NoMigrate bool   // refuse a missing schema instead of setting it up
@@ -68,10 +70,19 @@ const queueTimeout = 10 * time.Second
 // Validate returns what is wrong with the configuration on its face, as an error
 // that names the flag.
 func (c Config) Validate() error {
-	if c.Workers < 1 || c.Workers > fleet.MaxWorkers {
+	most := c.Workers
+	if a := c.Autoscale; a != nil {
+		if err := a.Validate(); err != nil {
+			return fmt.Errorf("--autoscale: %w", err)
+		}
+		if a.Max > fleet.MaxWorkers {
+			return fmt.Errorf("--autoscale: %w", fleet.ErrCount)
+		}
+		most = a.Max
+	} else if c.Workers < 1 || c.Workers > fleet.MaxWorkers {
 		return fmt.Errorf("--workers: %w", fleet.ErrCount)
 	}
-	if err := c.checkShared(c.Workers); err != nil {
+	if err := c.checkShared(most); err != nil {
 		return fmt.Errorf("--store: %w", err)
 	}
 	if c.NearCache {
@@ -170,12 +181,24 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		return err
 	}
 
+	var steered admin.Fleet = limited{workers, c}
+	if c.Autoscale != nil {
+		a := &autoscaled{Fleet: workers, config: *c.Autoscale}
+		steered = a
+		scaling, stopScaling := context.WithCancel(polite)
+		scaled := make(chan struct{})
+		go func() {
+			defer close(scaled)
+			a.run(scaling, bal)
+		}()
+		defer func() { stopScaling(); <-scaled }()
+	}
 	frontServer := balancer.NewServer(bal, logger)
 	frontServer.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
 	sideServer := admin.NewServer(admin.New(admin.Options{
 		Token:      token,
 		CookieName: "coatcheck-admin-" + port(side),
-		Fleet:      limited{workers, c},
+		Fleet:      steered,
 		Balancer:   bal.Status,
 		Store:      st.status,
 	}), logger)
@@ -271,26 +294,6 @@ func shopURL(flag string, ln net.Listener, secure bool) string {
 	}
 	return scheme + "://" + net.JoinHostPort(host, port(ln))
 }
-
-// limited is a fleet that does not grow past what its store can serve.
-type limited struct {
-	*fleet.Fleet
-	config Config
-}
-
-func (l limited) Scale(n int) error {
-	if n <= fleet.MaxWorkers {
-		if err := l.config.checkShared(n); err != nil {
-			return countError{err}
-		}
-	}
-	return l.Fleet.Scale(n)
-}
-
-// countError is a [fleet.ErrCount] with a reason of its own.
-type countError struct{ error }
-
-func (countError) Is(target error) bool { return target == fleet.ErrCount }
 
 // parentStore is the store as the parent uses it: to set it up, to sweep it and
 // to see whether it answers. A store in memory is its worker's alone.

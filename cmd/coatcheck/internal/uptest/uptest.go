@@ -284,6 +284,12 @@ func (u *Up) Scale(n int) {
 	u.do(http.MethodPost, "/api/fleet/scale", fmt.Sprintf(`{"workers":%d}`, n), nil)
 }
 
+// Autoscale lets the load decide on the number of workers again.
+func (u *Up) Autoscale() {
+	u.t.Helper()
+	u.do(http.MethodPost, "/api/fleet/autoscale", "", nil)
+}
+
 // Kill kills a worker by SIGKILL.
 func (u *Up) Kill(name string) {
 	u.t.Helper()

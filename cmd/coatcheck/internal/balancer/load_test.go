@@ -1,0 +1,36 @@
+package balancer_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+)
+
+// TestLoad: requests count for as long as they are here, and that includes the wait for
+// an upstream.
+func TestLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := balancer.New(&balancer.Options{QueueTimeout: 2 * time.Second}) // and no upstream
+		var wg sync.WaitGroup
+		for i := range 3 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second)
+				b.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://shop.example/", nil))
+			})
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if busy, ready := b.Load(); busy != 2*time.Second || ready != 0 {
+			t.Errorf("after 1.5 s the load is %v, with %d ready; want 1.5 s of the first request and 0.5 s of the second, and none", busy, ready)
+		}
+		wg.Wait()
+		time.Sleep(time.Hour)
+		if busy, _ := b.Load(); busy != 6*time.Second {
+			t.Errorf("in the end the load is %v; want 2 s for each of three requests", busy)
+		}
+	})
+}
