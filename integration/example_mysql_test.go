@@ -22,7 +22,6 @@ func Example_mySQL() {
 	config.User, config.Passwd, config.DBName = "app", "secret", "app"
 	config.Net, config.Addr = "tcp", "db.example.com:3306"
 	config.TLSConfig = "true"    // encrypted, and the server's certificate is verified
-	config.RejectReadOnly = true // after a failover, leave a server that has become a replica
 	config.Timeout = time.Second // to connect; every statement has the deadline of its request
 	connector, err := mysql.NewConnector(config)
 	if err != nil {

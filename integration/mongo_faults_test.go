@@ -142,7 +142,7 @@ func TestMongoNoHiddenRetry(t *testing.T) {
 	srv := testserver.Start(t, "mongo", &testserver.Options{Config: []string{"--dev-repl-set-name=rs0", "--no-auth"}})
 	open := "mongodb://" + srv.Node(t, "node-1").Addr
 	redisFindings(t, mongoInspect(t, mongoOpen(t, open, mongoCollection())),
-		"tls warning, auth critical, privileges unknown, replication unknown, expiry-index warning, owner-index warning, ttl-monitor unknown, version ok")
+		"tls warning, auth critical, privileges unknown, replication unknown, expiry-index warning, owner-index warning, ttl-monitor unknown, clock ok, version ok")
 	var d losingDialer
 	c := mongoClient(t, srv, open, func(o *options.ClientOptions) { o.SetDialer(&d) })
 	s := mongoOver(t, c, mongoCollection())

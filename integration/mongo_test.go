@@ -419,7 +419,7 @@ func TestMongoInspectAWellConfiguredServer(t *testing.T) {
 	t.Parallel()
 	notShort(t)
 	redisFindings(t, mongoInspect(t, mongoNew(t, testserver.Shared(t, "mongo-tls"))),
-		"tls ok, auth ok, privileges warning, replication unknown, expiry-index ok, owner-index ok, ttl-monitor unknown, version ok")
+		"tls ok, auth ok, privileges warning, replication unknown, expiry-index ok, owner-index ok, ttl-monitor unknown, clock ok, version ok")
 }
 
 // TestSoakMongoCollects: the server deletes what has expired, and nothing else.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/coatcheck/coatcheck/internal/testserver"
 	"github.com/coatcheck/coatcheck/store"
@@ -113,5 +114,60 @@ func TestMariaDBPacketTooLarge(t *testing.T) {
 	}
 	if got, err := s.Get(t.Context(), k); err != nil || got.Version != r.Version {
 		t.Errorf("after that: version %d, %v; want %d", got.Version, err, r.Version)
+	}
+}
+
+// TestMariaDBInterruptedStatements: MariaDB answers to some statements that it ends early
+// with success and no row. None of them is a conflict, an absence, or a deletion of
+// nothing.
+func TestMariaDBInterruptedStatements(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := sqlShared(t, "mariadb")
+	table := sqlTable()
+	calm := sqlNew(t, srv.open(t, srv.URL, nil), srv.dialect, sqlstore.Options{Table: table})
+	if err := calm.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended, answers := 0, 0
+	for _, limit := range []string{"0.0001", "0.0002", "0.0004", "0.0008"} { // seconds
+		s := sqlNew(t, srv.open(t, srv.URL, map[string]string{"max_statement_time": limit}), srv.dialect, sqlstore.Options{Table: table})
+		for i, began := 0, time.Now(); time.Since(began) < 2*time.Second; i++ {
+			k, r := numberedKey(i), numberedSession(i)
+			if err := calm.Create(t.Context(), k, r); err != nil {
+				t.Fatal(err)
+			}
+			next := r
+			next.Version++
+			for name, call := range map[string]func() error{
+				"Touch":   func() error { return s.Touch(t.Context(), k, r.Expires.Add(time.Minute)) },
+				"Replace": func() error { return s.Replace(t.Context(), k, r.Version, next) },
+			} {
+				switch err := call(); {
+				case err == nil:
+					answers++
+				case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict):
+					t.Fatalf("%s of a session that is there, after %d statements that were ended: %v", name, ended, err)
+				default:
+					ended++
+				}
+			}
+			existed, err := s.Delete(t.Context(), k)
+			if err == nil && !existed {
+				t.Fatalf("Delete says that there was no session, after %d statements that were ended", ended)
+			}
+			if err == nil {
+				answers++
+				continue
+			}
+			ended++
+			if _, err := calm.Delete(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("%d answers, and %d statements that were ended", answers, ended)
+	if answers == 0 || ended == 0 {
+		t.Error("want both: this shows nothing")
 	}
 }

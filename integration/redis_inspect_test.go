@@ -43,7 +43,7 @@ func redisFindings(t *testing.T, found map[string]store.Finding, want string) {
 	}
 }
 
-const redisInspectRights = "+info +config|get +acl|whoami +acl|getuser"
+const redisInspectRights = "+info +config|get +acl|whoami +acl|getuser +time"
 
 func TestRedisInspectFindsWhatIsWrong(t *testing.T) {
 	notShort(t)
@@ -51,14 +51,14 @@ func TestRedisInspectFindsWhatIsWrong(t *testing.T) {
 		"maxmemory 100mb", "maxmemory-policy allkeys-lru", "protected-mode no",
 	}})
 	s := redisOpen(t, srv.URL, &redisstore.Options{MinReplicas: 1})
-	redisFindings(t, redisInspect(t, s), "tls warning, auth critical, privileges unknown, eviction critical, persistence warning, replication critical, protected-mode critical, version ok")
+	redisFindings(t, redisInspect(t, s), "tls warning, auth critical, privileges unknown, eviction critical, persistence warning, replication critical, protected-mode critical, clock ok, version ok")
 
 	t.Run("an app with all rights", func(t *testing.T) {
 		srv := testserver.Start(t, "redis", &testserver.Options{Password: "pw-1", Config: []string{
 			"maxmemory-policy volatile-ttl", "appendonly yes", "appendfsync no", // without maxmemory nothing is evicted yet
 		}})
 		s := redisOpen(t, srv.URL, nil)
-		redisFindings(t, redisInspect(t, s), "tls warning, auth ok, privileges warning, eviction warning, persistence warning, replication ok, protected-mode ok, version ok")
+		redisFindings(t, redisInspect(t, s), "tls warning, auth ok, privileges warning, eviction warning, persistence warning, replication ok, protected-mode ok, clock ok, version ok")
 	})
 	t.Run("snapshots alone", func(t *testing.T) {
 		srv := testserver.Start(t, "redis", &testserver.Options{Config: []string{"save 3600 1"}})
@@ -79,13 +79,13 @@ func TestRedisInspectAWellConfiguredServer(t *testing.T) {
 	redisDo(t, redisClient(t, srv, srv.Nodes[0].Addr, ""), "ACL", "SETUSER", "default", "off")
 
 	found := redisInspect(t, redisOpen(t, rights, nil))
-	redisFindings(t, found, "tls ok, auth ok, privileges ok, eviction ok, persistence ok, replication ok, protected-mode ok, version ok")
+	redisFindings(t, found, "tls ok, auth ok, privileges ok, eviction ok, persistence ok, replication ok, protected-mode ok, clock ok, version ok")
 	for _, f := range found {
 		if strings.Contains(fmt.Sprint(f), rights[strings.Index(rights, ":")+3:strings.Index(rights, "@")]) {
 			t.Errorf("%s holds the password", f.Check)
 		}
 	}
-	redisFindings(t, redisInspect(t, redisOpen(t, blind, nil)), "tls ok, auth unknown, privileges unknown, eviction unknown, persistence unknown, replication unknown, protected-mode unknown, version unknown")
+	redisFindings(t, redisInspect(t, redisOpen(t, blind, nil)), "tls ok, auth unknown, privileges unknown, eviction unknown, persistence unknown, replication unknown, protected-mode unknown, clock unknown, version unknown")
 }
 
 // TestRedisInspectIsDocumented: the rights that Inspect is tested with are those

@@ -3,10 +3,14 @@ package integration
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"database/sql"
 	"net/url"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -63,12 +67,12 @@ func TestSQLInspectFindsWhatIsWrong(t *testing.T) {
 		"postgres": {
 			[]string{"fsync = off"},
 			map[string]string{"default_transaction_read_only": "on"},
-			"tls warning, privileges warning, read-only critical, durability critical, version ok",
+			"tls warning, privileges warning, read-only critical, durability critical, sweep ok, clock ok, version ok",
 		},
 		"mariadb": {
 			[]string{"innodb_flush_log_at_trx_commit = 2", "read_only = 1", "sql_mode = ''"},
 			nil,
-			"tls warning, privileges warning, read-only critical, durability warning, sql-mode warning, version ok",
+			"tls warning, privileges warning, read-only critical, durability warning, sql-mode warning, sweep unknown, clock ok, version ok",
 		},
 	} {
 		t.Run(kind, func(t *testing.T) {
@@ -92,8 +96,8 @@ func TestSQLInspectAWellConfiguredServer(t *testing.T) {
 		config []string
 		want   string
 	}{
-		"postgres-tls": {[]string{"fsync = on"}, "tls ok, privileges ok, read-only ok, durability ok, version ok"},
-		"mariadb-tls":  {[]string{"innodb_flush_log_at_trx_commit = 1", "innodb_doublewrite = 1"}, "tls ok, privileges ok, read-only ok, durability ok, sql-mode ok, version ok"},
+		"postgres-tls": {[]string{"fsync = on"}, "tls ok, privileges ok, read-only ok, durability ok, sweep ok, clock ok, version ok"},
+		"mariadb-tls":  {[]string{"innodb_flush_log_at_trx_commit = 1", "innodb_doublewrite = 1"}, "tls ok, privileges ok, read-only ok, durability ok, sql-mode ok, sweep ok, clock ok, version ok"},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -167,5 +171,42 @@ func TestPostgreSQLPgBouncer(t *testing.T) {
 	srv := sqlShared(t, "pgbouncer")
 	sqlRun(t, map[string]sqlSetup{
 		"pooled": {srv: srv, params: map[string]string{"default_query_exec_mode": "exec"}, opts: sqlstore.Options{Unprepared: true}},
+	})
+}
+
+// TestSQLInspectFindsWhatNobodySweeps: what has expired long ago and is still there.
+func TestSQLInspectFindsWhatNobodySweeps(t *testing.T) {
+	check := func(t *testing.T, db *sql.DB, s *sqlstore.Store, set string) {
+		t.Helper()
+		if err := s.Create(t.Context(), numberedKey(1), numberedSession(1)); err != nil {
+			t.Fatal(err)
+		}
+		if f := sqlInspect(t, s)["sweep"]; f.Severity != store.SeverityOK {
+			t.Errorf("with a session that lives: %+v; want ok", f)
+		}
+		mustExec(t, db, strings.ReplaceAll(set, "?", strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10)))
+		if f := sqlInspect(t, s)["sweep"]; f.Severity != store.SeverityWarning || !strings.Contains(f.Evidence, "1h0m0s ago") {
+			t.Errorf("with one that ended an hour ago: %+v; want a warning", f)
+		}
+		if n, err := s.Sweep(t.Context(), 10); n != 1 || err != nil {
+			t.Errorf("Sweep: %d, %v; want 1", n, err)
+		}
+		if f := sqlInspect(t, s)["sweep"]; f.Severity != store.SeverityOK {
+			t.Errorf("after sweeping: %+v; want ok", f)
+		}
+	}
+	t.Run("sqlite", func(t *testing.T) {
+		db, s := sqliteStore(t, filepath.Join(t.TempDir(), "s.db"))
+		check(t, db, s, `UPDATE coatcheck_sessions SET expires = ?`)
+	})
+	t.Run("servers", func(t *testing.T) {
+		sqlEach(t, func(t *testing.T, srv sqlServer) {
+			db, table := srv.open(t, srv.URL, nil), sqlTable()
+			s := sqlNew(t, db, srv.dialect, sqlstore.Options{Table: table})
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			check(t, db, s, `UPDATE `+table+` SET expires = ?, sweep_after = ?`)
+		})
 	})
 }

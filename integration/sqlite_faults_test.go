@@ -62,8 +62,8 @@ func refused(t *testing.T, what string, err error) {
 func forGood(t *testing.T, what string, err error) {
 	t.Helper()
 	refused(t, what, err)
-	if !errors.Is(err, store.ErrRefused) {
-		t.Errorf("%s: error %v; want store.ErrRefused, for it would be the same later", what, err)
+	if !errors.Is(err, store.ErrRejected) {
+		t.Errorf("%s: error %v; want store.ErrRejected, for it would be the same later", what, err)
 	}
 }
 

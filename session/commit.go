@@ -56,10 +56,9 @@ func (s *Session) commitNew(ctx context.Context) error {
 		Created:  now,
 		Deadline: now.Add(s.m.opts.Policy.Absolute),
 	}.Truncate()
-	id := format.NewID()
 	p := s.payload
 	p.Attrs = s.attrs
-	p, err := s.create(ctx, id, &rec, p)
+	id, p, err := s.create(ctx, &rec, p)
 	if err != nil {
 		return s.commitFailed(err)
 	}
@@ -249,6 +248,10 @@ func (m *Manager) swap(ctx context.Context, k store.Key, old uint64, rec store.R
 	return m.settle(ctx, k, old, rec, nil)
 }
 
+// maxRejected is how often a write that the store rejects is tried again. A full memory
+// may have room for a small write a moment later; waiting for longer is in vain.
+const maxRejected = 2
+
 // settle is swap after lost, if that is not nil, left open whether rec was
 // stored.
 //
@@ -276,7 +279,7 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 			return store.Record{}, err
 		case errors.Is(err, store.ErrNotFound):
 			return store.Record{}, err
-		case errors.Is(err, store.ErrRefused) && lost == nil: // now, and would be later
+		case errors.Is(err, store.ErrRejected) && lost == nil && try >= maxRejected:
 			return store.Record{}, unavailable(err)
 		case errors.Is(err, store.ErrUnapplied): // which leaves nothing open
 			unread = err
@@ -291,7 +294,9 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 		case errors.Is(err, store.ErrNotFound):
 			return store.Record{}, err
 		case err != nil:
-			unread = err
+			if ctx.Err() == nil { // else what came before says why
+				unread = err
+			}
 			afterFailure.wait(ctx, try)
 		case format.Same(cur, rec):
 			if !unconfirmed {
@@ -313,52 +318,68 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 	}
 }
 
-// create stores a new record under id, and like swap survives lost answers.
-func (s *Session) create(ctx context.Context, id format.ID, rec *store.Record, p format.Payload) (format.Payload, error) {
+// create stores a new record under an ID that it chooses, and like swap survives lost
+// answers. An attempt that was lost may still be on its way, and arrive when the session
+// has long ended: nothing would be left under its key to stop it. So the next attempt is
+// under another ID, and what arrives late is a record that nobody holds the ID of.
+func (s *Session) create(ctx context.Context, rec *store.Record, p format.Payload) (format.ID, format.Payload, error) {
+	id := format.NewID()
 	rec.Version = nextVersion(0)
 	p, err := s.fill(id, rec, p)
 	if err != nil {
-		return p, err
+		return id, p, err
 	}
-	k := id.Key()
 	var lost error
 	unapplied := context.DeadlineExceeded
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
-			return p, outcomeOpen(lost, unapplied)
+			return id, p, outcomeOpen(lost, unapplied)
 		}
+		k := id.Key()
 		err := s.m.call(ctx, func(ctx context.Context) error {
 			return s.m.store.Create(ctx, k, *rec)
 		})
+		open := false
 		switch {
 		case err == nil, errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
-			return p, err
+			return id, p, err
 		case errors.Is(err, store.ErrNotFound): // revoked while it was being created
-			return p, &EndedError{Reason: ReasonRevoked}
-		case errors.Is(err, store.ErrRefused) && lost == nil:
-			return p, unavailable(err)
+			return id, p, &EndedError{Reason: ReasonRevoked}
+		case errors.Is(err, store.ErrRejected) && lost == nil && try >= maxRejected:
+			return id, p, unavailable(err)
 		case errors.Is(err, store.ErrUnapplied):
 			unapplied = err
 			afterFailure.wait(ctx, try)
 		case !errors.Is(err, store.ErrConflict):
+			open = true
 			if !errors.Is(lost, store.ErrUnconfirmed) {
 				lost = err
 			}
 			afterFailure.wait(ctx, try)
 		}
 		cur, err := s.m.get(ctx, k)
+		for look := 0; open && err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil; look++ {
+			afterFailure.wait(ctx, look) // it has to be known before another one is made
+			cur, err = s.m.get(ctx, k)
+		}
 		if err == nil && format.Same(cur, *rec) && errors.Is(lost, store.ErrUnconfirmed) {
 			if _, err = s.m.settle(ctx, k, rec.Version, cur, lost); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return p, err
+				return id, p, err
 			}
 		}
 		switch {
 		case err == nil && format.Same(cur, *rec):
-			return p, nil
+			return id, p, nil
 		case err == nil:
-			return p, ErrAmbiguous // 256 random bits met twice: something is broken
+			return id, p, ErrAmbiguous // 256 random bits met twice: something is broken
 		case !errors.Is(err, store.ErrNotFound):
 			afterFailure.wait(ctx, try)
+		}
+		if open && ctx.Err() == nil {
+			id = format.NewID()
+			if p, err = s.fill(id, rec, p); err != nil {
+				return id, p, err
+			}
 		}
 	}
 }

@@ -90,14 +90,29 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		case errors.Is(err, store.ErrInvalid): // a record that no marker can follow
 			return next, m.remove(ctx, k)
 		case !errors.Is(err, store.ErrConflict):
-			// A store that is full takes no marker, but may still delete; a renewal
-			// would be refused as well. What a failover may undo is no end.
-			if !errors.Is(err, store.ErrUnconfirmed) && m.remove(ctx, k) == nil {
-				return next, nil
+			if errors.Is(err, store.ErrUnconfirmed) { // what a failover may undo is no end
+				return store.Key{}, err
 			}
-			return store.Key{}, err
+			return m.endWithoutMarker(ctx, k, next, err)
 		}
 		afterConflict.wait(ctx, try)
+	}
+}
+
+// endWithoutMarker deletes the record under k, for a store that is full takes no marker,
+// which err says, but may still delete. A renewal may have had more luck meanwhile: it
+// is followed.
+func (m *Manager) endWithoutMarker(ctx context.Context, k, next store.Key, err error) (store.Key, error) {
+	if rec, rErr := m.get(ctx, k); rErr == nil && rec.IsMarker() && rec.Next != k {
+		next = rec.Next
+	}
+	switch rErr := m.remove(ctx, k); {
+	case rErr == nil:
+		return next, nil
+	case errors.Is(rErr, store.ErrUnapplied):
+		return store.Key{}, err
+	default:
+		return store.Key{}, outcomeOpen(rErr, nil)
 	}
 }
 

@@ -16,7 +16,7 @@ var (
 
 	// ErrUnavailable: the store could not be reached in time, or takes no writes.
 	// Nothing is known to be lost: the cookie is kept and the user stays signed in.
-	// Unless it is an ErrAmbiguous as well, nothing was changed.
+	// If a Commit returns it and it is no ErrAmbiguous, nothing was changed.
 	ErrUnavailable = errors.New("session store is unavailable")
 
 	// ErrConflict: an attribute that this request had read was changed by

@@ -87,7 +87,8 @@ func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, err
 // renewal that is under way saves none. A copy of a kept session's cookie is
 // kept with it: for "sign out everywhere else" use [Session.RevokeOthers]. It
 // returns ErrUnavailable, ErrNoOwnerIndex, or ErrConflict if the owner keeps
-// signing in faster than sessions can be ended.
+// signing in faster than sessions can be ended. After an error some may have ended, more
+// than were counted: call it again.
 func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (int, error) {
 	idx, ok := store.As[store.OwnerIndex](m.store)
 	if !ok {
@@ -105,7 +106,7 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 	total := 0
 	// A pass may miss a record that is created while it runs, as by a renewal;
 	// one that finds nothing twice has missed nothing that began before it.
-	for pass, empty := 0, 0; empty < 2; pass++ {
+	for pass, empty, failures := 0, 0, 0; empty < 2; pass++ {
 		if pass == maxPasses {
 			return total, errorf("sessions are created as fast as they are ended: %w", ErrConflict)
 		}
@@ -114,10 +115,16 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 			n, err = idx.DeleteOwner(ctx, owner, kept...)
 			return err
 		})
+		total += n
+		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrRejected) { // to repeat it does no harm
+			afterFailure.wait(ctx, failures)
+			failures++
+			pass--
+			continue
+		}
 		if err != nil {
 			return total, unavailable(err)
 		}
-		total += n
 		if n == 0 {
 			empty++
 		} else {

@@ -105,9 +105,8 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 	}
 	old := s.key
 	for {
-		id := format.NewID()
 		rec, p := s.successor(in)
-		p, err := s.create(ctx, id, &rec, p)
+		id, p, err := s.create(ctx, &rec, p)
 		if err != nil {
 			return s.commitFailed(err)
 		}
@@ -146,12 +145,12 @@ func (s *Session) changesOwner(in *signIn) bool {
 	return in != nil && s.base.Owner != "" && s.base.Owner != in.owner
 }
 
-// keepsSuccessor reports whether the browser gets the new ID although it is
-// open whether the old one is dead. If the owner stays the same, that is the
-// only way that surely leaves the user signed in.
+// keepsSuccessor reports whether the browser gets the new ID because it is open
+// whether the old one is dead. If the owner stays the same, that is the only way that
+// surely leaves the user signed in. If it is certain that the old one lives, the
+// browser keeps that, and what it holds.
 func (s *Session) keepsSuccessor(err error, in *signIn) bool {
-	open := errors.Is(err, ErrUnavailable) || errors.Is(err, ErrAmbiguous)
-	return open && (in == nil || s.base.Owner == in.owner)
+	return errors.Is(err, ErrAmbiguous) && (in == nil || s.base.Owner == in.owner)
 }
 
 // successor returns the record that follows the base, and its values, with the

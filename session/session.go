@@ -254,7 +254,7 @@ func (s *Session) endedBy(r Reason) error {
 //
 // It waits at most [Options.CommitTimeout]. A ctx that is canceled does not
 // stop it: a client that hangs up must not undo what it asked for. After
-// ErrUnavailable and ErrAmbiguous, which leave the outcome open, the session
+// ErrAmbiguous, which leaves the outcome open, and ErrUnavailable, the session
 // takes no more changes in this request. After ErrEnded, ErrRefused,
 // ErrConflict and ErrTooLarge the changes are dropped.
 func (s *Session) Commit(ctx context.Context) error {

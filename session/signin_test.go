@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"math"
 	"net/http"
@@ -262,5 +263,54 @@ func TestRequireRecentSignInOfAnybody(t *testing.T) {
 	b.signIn(m, "alice")
 	if got := b.serve(m, guarded.ServeHTTP).StatusCode; got != http.StatusNoContent {
 		t.Errorf("alice got %d", got)
+	}
+}
+
+// lateCreate loses the first Create on the way, and can deliver it later.
+type lateCreate struct {
+	*calls
+	deliver func() error
+}
+
+func (l *lateCreate) Create(ctx context.Context, k store.Key, r store.Record) error {
+	if l.deliver == nil {
+		l.deliver = func() error { return l.Store.Create(context.Background(), k, r) }
+		return errLost
+	}
+	return l.calls.Create(ctx, k, r)
+}
+
+// TestLateCreateRevivesNothing: a sign-in whose first attempt is held up somewhere, and
+// arrives when the session has ended, does not bring it back.
+func TestLateCreateRevivesNothing(t *testing.T) {
+	ends := map[string]func(t *testing.T, b *browser, m *session.Manager){
+		"logout": func(t *testing.T, b *browser, m *session.Manager) {
+			b.same().do(m, func(s *session.Session) { check(t, s.Destroy(t.Context())) })
+		},
+		"revoke all": func(t *testing.T, _ *browser, m *session.Manager) {
+			if n := must(m.RevokeAll(t.Context(), "alice"))(t); n != 1 {
+				t.Errorf("RevokeAll ended %d sessions; want 1", n)
+			}
+		},
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st := &lateCreate{calls: newCalls()}
+				m, other := newManager(t, st, nil), newManager(t, st, nil)
+				b := newBrowser(t)
+				b.signIn(m, "alice")
+				if owner, _ := b.look(other); owner != "alice" {
+					t.Fatalf("%q is signed in; want alice, by the second attempt", owner)
+				}
+				end(t, b, other)
+				check(t, st.deliver())
+				for _, server := range []*session.Manager{m, other} {
+					if owner, _ := b.same().look(server); owner != "" {
+						t.Errorf("%s is signed in again by a write that came late", owner)
+					}
+				}
+			})
+		})
 	}
 }

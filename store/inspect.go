@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // Inspector is implemented by stores that can tell how well their server is set
@@ -46,3 +47,23 @@ func (s Severity) String() string {
 
 // MarshalText implements [encoding.TextMarshaler].
 func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// maxSkew is by how much clocks may differ: web servers judge expiry by their own, and
+// no session should be alive on one and dead on another for longer than that.
+const maxSkew = 2 * time.Second
+
+// InspectClock returns the finding about the clock of a server that said what time it was
+// when it was asked, between before and after by the clock of this process.
+func InspectClock(server, before, after time.Time) Finding {
+	f := Finding{Check: "clock", Severity: SeverityOK, Evidence: "the server's clock and this machine's agree"}
+	skew, word := server.Sub(after), "ahead of"
+	if behind := before.Sub(server); behind > skew {
+		skew, word = behind, "behind"
+	}
+	if skew > maxSkew {
+		f.Severity = SeverityWarning
+		f.Evidence = fmt.Sprintf("the server's clock is %v %s this machine's: if web servers differ as much, a session is alive on one and expired on another", skew.Round(time.Millisecond), word)
+		f.Fix = "keep the clocks of all machines right, by NTP (chronyd, systemd-timesyncd)"
+	}
+	return f
+}

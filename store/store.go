@@ -89,14 +89,13 @@ var (
 	// with that server. A Replace from the version that is there to itself, with
 	// the record that is there, confirms it.
 	ErrUnconfirmed = fmt.Errorf("%w: not confirmed by enough replicas", ErrAmbiguous)
-	// ErrUnapplied: the store could not do the write, and has not done it: nothing
-	// was changed, not even by an earlier attempt hidden inside the call (a
-	// DeleteOwner may have ended some of the sessions). It never comes with
-	// ErrAmbiguous.
+	// ErrUnapplied: the store could not do the write, and has not done it nor will:
+	// nothing was changed, not even by an earlier attempt hidden inside the call. It
+	// never comes with ErrAmbiguous.
 	ErrUnapplied = errors.New("session write not applied")
-	// ErrRefused is an ErrUnapplied for a reason that waiting does not change: a full
-	// disk or memory, a right that is missing, a table that is not there.
-	ErrRefused = fmt.Errorf("%w: refused", ErrUnapplied)
+	// ErrRejected is an ErrUnapplied for a reason that waiting a moment does not change:
+	// a full disk or memory, a right that is missing, a table that is not there.
+	ErrRejected = fmt.Errorf("%w: rejected", ErrUnapplied)
 	// ErrNotAsked is an ErrUnapplied of something in front of the store, as a circuit
 	// breaker, that refused the call since others have failed. Nothing was sent. During
 	// an outage that is the answer to most calls, and worth no line in a log. Reads

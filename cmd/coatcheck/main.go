@@ -2,10 +2,12 @@
 //
 //	coatcheck up       a whole fleet on this machine: store, servers, balancer
 //	coatcheck serve    one server, for use behind any other balancer
+//	coatcheck doctor   what is set up badly for sessions in a store, and how fast it is
 //	coatcheck schema   the tables of a store in SQL: print, apply, verify
 //
 // Its exit status is 0 if all went well, 1 if something failed, and 2 if the
-// command line makes no sense.
+// command line makes no sense; that of doctor is 3 for a warning, and 4 for what is
+// critical.
 package main
 
 import (
@@ -27,9 +29,11 @@ import (
 
 // The exit statuses that scripts may rely on.
 const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitWarning  = 3
+	exitCritical = 4
 )
 
 type commandLine struct {
@@ -38,6 +42,7 @@ type commandLine struct {
 
 	Up     upCommand     `cmd:"" help:"Run a fleet on this machine: session store, web servers, balancer and admin interface."`
 	Serve  serveCommand  `cmd:"" help:"Run one web server alone, for use behind any other balancer."`
+	Doctor doctorCommand `cmd:"" help:"Examine a store: what is set up badly for sessions and how to mend it, how long its operations take, how large its sessions are."`
 	Schema schemaCommand `cmd:"" help:"Print, apply or verify the tables of a store in SQL."`
 }
 
@@ -71,7 +76,11 @@ func run(args []string) int {
 		logger: slog.New(console.Limit(slog.NewTextHandler(out, nil))),
 	}
 	if err := kctx.Run(p); err != nil {
-		if _, reported := errors.AsType[reportedError](err); !reported {
+		_, reported := errors.AsType[reportedError](err)
+		if code := status(err); code != exitFailed {
+			return code
+		}
+		if !reported {
 			complain(out, cl.JSON, err)
 		}
 		return exitFailed

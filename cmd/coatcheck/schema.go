@@ -14,6 +14,7 @@ import (
 // servers fewer.
 type schemaCommand struct {
 	Print  schemaPrintCommand  `cmd:"" help:"Print the SQL that makes the tables, to read or to run by hand. No server is asked."`
+	Grants schemaGrantsCommand `cmd:"" help:"Print the rights that a role needs to serve, and no others, as SQL to run. No server is asked."`
 	Apply  schemaApplyCommand  `cmd:"" help:"Make the tables, or bring them up to date; nothing if they are. Any number of these may run at once."`
 	Verify schemaVerifyCommand `cmd:"" help:"Compare the tables with what servers need. The status is 1 if they differ; nothing is changed."`
 }
@@ -74,6 +75,25 @@ func (c *schemaPrintCommand) Run(p *printer) error {
 		SQL    string   `json:"sql"`
 		Grants []string `json:"grants,omitempty"`
 	}{s.SQL, s.Grants}, text)
+}
+
+type schemaGrantsCommand struct {
+	schemaStore `embed:""`
+	Role        string `help:"The role or user as the server writes it, in its quotes: app, or 'app'@'%' in MySQL." placeholder:"ROLE" required:""`
+}
+
+// Run is called by kong.
+func (c *schemaGrantsCommand) Run(p *printer) error {
+	s, err := c.url.Schema(c.Role)
+	if err != nil {
+		return err
+	}
+	if len(s.Grants) == 0 {
+		return fmt.Errorf("%s has no roles in SQL: docs/operations.md tells the rights that it needs", c.url.Kind())
+	}
+	return p.result(struct {
+		Grants []string `json:"grants"`
+	}{s.Grants}, strings.Join(s.Grants, ";\n")+";")
 }
 
 type schemaApplyCommand struct {

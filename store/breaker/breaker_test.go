@@ -183,8 +183,8 @@ func TestRefusalExplains(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, b *breaker.Breaker, faults *storetest.Faults) {
 		open(t, b, faults)
 		refusal := get(t, b)
-		if !errors.Is(refusal, breaker.ErrOpen) || !errors.Is(refusal, store.ErrNotAsked) || errors.Is(refusal, store.ErrAmbiguous) {
-			t.Errorf("refusal %v: want ErrOpen and store.ErrNotAsked, and not ErrAmbiguous", refusal)
+		if !errors.Is(refusal, breaker.ErrOpen) || !errors.Is(refusal, store.ErrNotAsked) || !errors.Is(refusal, store.ErrUnapplied) || errors.Is(refusal, store.ErrAmbiguous) {
+			t.Errorf("refusal %v: want ErrOpen, store.ErrNotAsked and store.ErrUnapplied, and not ErrAmbiguous", refusal)
 		}
 		text := refusal.Error()
 		for _, want := range []string{"breaker: get: circuit open (since 00:00:00.125Z", "last error: connection refused"} {
@@ -325,7 +325,7 @@ func TestWhatCounts(t *testing.T) {
 		{store.ErrUnconfirmed, breaker.Closed, breaker.HalfOpen},
 		{store.ErrInvalid, breaker.Closed, breaker.HalfOpen},
 		{store.ErrTooLarge, breaker.Closed, breaker.HalfOpen},
-		{store.ErrRefused, breaker.Closed, breaker.HalfOpen},
+		{store.ErrRejected, breaker.Closed, breaker.HalfOpen},
 		{store.ErrUnapplied, breaker.Open, breaker.Open},
 		{store.ErrAmbiguous, breaker.Open, breaker.Open},
 		{errDown, breaker.Open, breaker.Open},

@@ -163,7 +163,7 @@ func (e *refusal) Error() string {
 	return fmt.Sprintf("%ssince %s, last error: %v)", text, e.state.Since.UTC().Format("15:04:05.000Z"), e.state.Err)
 }
 
-func (e *refusal) Is(target error) bool { return target == ErrOpen || target == store.ErrNotAsked }
+func (e *refusal) Is(target error) bool { return errors.Is(ErrOpen, target) }
 
 // judge returns what the circuit is told of a call that began at began and
 // returned err: nil, errNeutral or a failure.
@@ -174,7 +174,7 @@ func judge(err, callers error, began time.Time, timeout time.Duration) error {
 		errors.Is(err, store.ErrCorrupt):
 		return nil
 	case errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge),
-		errors.Is(err, store.ErrRefused): // a store that is full is there for those who read
+		errors.Is(err, store.ErrRejected): // a store that is full is there for those who read
 		return errNeutral
 	// Where writes wait for replicas, it is the replicas or the store that is away.
 	case errors.Is(err, store.ErrUnconfirmed) && time.Since(began) < timeout-timeout/50:

@@ -42,15 +42,24 @@ func (s *Store) write(ctx context.Context, call func(context.Context, ...func(*d
 	}
 }
 
-// once sets up a call that is attempted once. sent is set when the request has
-// a connection to travel on.
+// once sets up a call that is attempted once. sent is set when the request may have been
+// sent: when it is handed to the HTTP client, unless that tells that it waits for a
+// connection and has none.
 func once(sent *atomic.Bool) func(*dynamodb.Options) {
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
+	var connected atomic.Bool
+	trace := &httptrace.ClientTrace{
+		GetConn: func(string) { sent.Store(connected.Load()) },
+		GotConn: func(httptrace.GotConnInfo) {
+			connected.Store(true)
+			sent.Store(true)
+		},
+	}
 	// Here, and not around the whole call, so that what fetches credentials is not
 	// taken for it.
 	watch := middleware.DeserializeMiddlewareFunc("CoatcheckSent", func(
 		ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
 	) (middleware.DeserializeOutput, middleware.Metadata, error) {
+		sent.Store(true)
 		return next.HandleDeserialize(httptrace.WithClientTrace(ctx, trace), in)
 	})
 	return func(o *dynamodb.Options) {

@@ -56,18 +56,17 @@ func writeError(ctx context.Context, op string, err error) error {
 	}
 	not := store.ErrUnapplied
 	if reply, ok := errors.AsType[*replyError](shown); ok && refusals[reply.code] {
-		not = store.ErrRefused
+		not = store.ErrRejected
 	}
 	return fmt.Errorf("dynamostore: %s: %w: %w", op, not, shown)
 }
 
-// refusals are the codes of what is the same until somebody changes the table, the
-// account or its rights.
+// refusals are the codes of what is the same until somebody changes the account, its
+// rights or the owner's sessions. A table that is not there may be on its way.
 var refusals = map[string]bool{
 	"AccessDeniedException":            true,
 	"KMSAccessDeniedException":         true,
 	"ItemCollectionSizeLimitException": true,
-	"ResourceNotFoundException":        true,
 }
 
 // ours are errors that hold what we have put there, and no more.

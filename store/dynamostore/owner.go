@@ -130,6 +130,9 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 		r, err := live(was, time.Now())
 		return err == nil && !r.IsMarker(), s.forget(ctx, owner, e)
 	})
+	if err != nil {
+		err = &openError{err} // some others may have gone
+	}
 	return ended, writeError(ctx, "delete owner", err)
 }
 

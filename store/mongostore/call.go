@@ -135,15 +135,20 @@ var undecided = map[int]bool{
 	50:    true, // MaxTimeMSExpired
 	64:    true, // WriteConcernFailed
 	89:    true, // NetworkTimeout
+	90:    true, // CallbackCanceled
 	91:    true, // ShutdownInProgress
 	189:   true, // PrimarySteppedDown
 	202:   true, // NetworkInterfaceExceededTimeLimit
 	262:   true, // ExceededTimeLimit
+	279:   true, // ClientDisconnect
+	355:   true, // InterruptedDueToStorageChange
+	8000:  true, // AtlasError: anything that the proxies of Atlas meet with
 	9001:  true, // SocketException
 	11600: true, // InterruptedAtShutdown
 	11601: true, // Interrupted
 	11602: true, // InterruptedDueToReplStateChange
 	13436: true, // NotPrimaryOrSecondary
+	46841: true, // ClientMarkedKilled
 }
 
 // unsent are the beginnings of the driver's errors of calls that had no connection to

@@ -46,7 +46,7 @@ func writeError(ctx context.Context, op string, err error) error {
 	}
 	not := store.ErrUnapplied
 	if reply, ok := errors.AsType[*replyError](shown); ok && refusals[reply.code] {
-		not = store.ErrRefused
+		not = store.ErrRejected
 	}
 	return fmt.Errorf("mongostore: %s: %w: %w", op, not, shown)
 }
@@ -55,7 +55,6 @@ func writeError(ctx context.Context, op string, err error) error {
 var refusals = map[int]bool{
 	13:    true, // Unauthorized
 	121:   true, // DocumentValidationFailure
-	8000:  true, // AtlasError
 	14031: true, // OutOfDiskSpace
 }
 

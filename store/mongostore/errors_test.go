@@ -109,12 +109,12 @@ func TestJudge(t *testing.T) {
 
 // TestRefusals: what waiting does not change is refused.
 func TestRefusals(t *testing.T) {
-	for code, want := range map[int]bool{13: true, 121: true, 8000: true, 14031: true, 10107: false, 18: false, 112: false} {
+	for code, want := range map[int]bool{13: true, 121: true, 14031: true, 10107: false, 18: false, 112: false} {
 		for _, err := range []error{
 			mongo.CommandError{Code: int32(code)},
 			mongo.WriteException{WriteErrors: mongo.WriteErrors{{Code: code}}},
 		} {
-			if got := writeError(t.Context(), "create", judge(err)); errors.Is(got, store.ErrRefused) != want || !errors.Is(got, store.ErrUnapplied) {
+			if got := writeError(t.Context(), "create", judge(err)); errors.Is(got, store.ErrRejected) != want || !errors.Is(got, store.ErrUnapplied) {
 				t.Errorf("error %d of the server is %v; want ErrUnapplied, and refused: %v", code, got, want)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -23,13 +24,15 @@ const (
 )
 
 // Inspect implements [store.Inspector]. It looks at encryption, authentication, the
-// user's rights, the replica set, the indexes, the removal of what has expired and the
-// server's version.
+// user's rights, the replica set, the indexes, the removal of what has expired, the
+// server's clock and its version.
 func (s *Store) Inspect(ctx context.Context) ([]store.Finding, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, readError(ctx, "inspect", err)
 	}
+	before := time.Now()
 	hello, err := s.hello(ctx)
+	after := time.Now()
 	if err != nil {
 		return nil, readError(ctx, "inspect", err)
 	}
@@ -38,7 +41,7 @@ func (s *Store) Inspect(ctx context.Context) ([]store.Finding, error) {
 	found = append(found, s.inspectLogin(ctx, ferret)...)
 	found = append(found, inspectReplication(hello, ferret))
 	found = append(found, s.inspectIndexes(ctx)...)
-	found = append(found, s.inspectMonitor(ctx, ferret), inspectVersion(version, ferret))
+	found = append(found, s.inspectMonitor(ctx, ferret), inspectClock(hello, before, after), inspectVersion(version, ferret))
 	if err := ctx.Err(); err != nil {
 		return nil, readError(ctx, "inspect", err)
 	}
@@ -47,6 +50,13 @@ func (s *Store) Inspect(ctx context.Context) ([]store.Finding, error) {
 
 func unknown(check, command string) store.Finding {
 	return store.Finding{Check: check, Severity: store.SeverityUnknown, Evidence: "the server does not tell this user (" + command + ")"}
+}
+
+func inspectClock(h helloReply, before, after time.Time) store.Finding {
+	if h.at.IsZero() {
+		return unknown("clock", "hello")
+	}
+	return store.InspectClock(h.at, before, after)
 }
 
 func (s *Store) inspectTLS() store.Finding {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 )
@@ -179,6 +180,7 @@ type helloReply struct {
 	set     string // the name of the replica set
 	hosts   int    // of it
 	sharded bool   // it is a mongos
+	at      time.Time
 }
 
 func (s *Store) hello(ctx context.Context) (h helloReply, err error) {
@@ -196,6 +198,9 @@ func (s *Store) hello(ctx context.Context) (h helloReply, err error) {
 	if hosts, ok := raw.Lookup("hosts").ArrayOK(); ok {
 		values, _ := hosts.Values()
 		h.hosts = len(values)
+	}
+	if ms, ok := raw.Lookup("localTime").DateTimeOK(); ok {
+		h.at = time.UnixMilli(ms)
 	}
 	msg, _ := raw.Lookup("msg").StringValueOK()
 	h.sharded = msg == "isdbgrid"

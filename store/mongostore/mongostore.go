@@ -275,7 +275,7 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	if _, err = s.there(ctx, k); err == nil {
 		err = store.ErrConflict
 	}
-	return readError(ctx, "replace", err)
+	return writeError(ctx, "replace", err) // which has matched nothing
 }
 
 // replacement returns the pipeline that makes a stored record r. The second stage

@@ -58,7 +58,9 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	}
 	ended, err := s.deleteMany(ctx, append(sessions(time.Now()), filter...))
 	if err == nil {
-		_, err = s.deleteMany(ctx, filter)
+		if _, err = s.deleteMany(ctx, filter); err != nil {
+			err = &openError{err} // the first is done
+		}
 	}
 	return int(ended), writeError(ctx, "delete owner", err)
 }

@@ -63,5 +63,5 @@
 //
 // In a Redis before 7.0, which has no rights for parts of a command, write +client
 // and +cluster. [Store.Inspect] also wants +info, +config|get, +acl|whoami and
-// +acl|getuser; what it may not ask it reports as unknown.
+// +acl|getuser +time; what it may not ask it reports as unknown.
 package redisstore

@@ -57,12 +57,10 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	return fmt.Errorf("redisstore: %s: %w: %w", op, outcome, explain(ctx, err))
 }
 
-// refusals are the kinds of errors of a server that has not begun, nor may a script
-// that meets them have written: what is out of memory, or cannot save, says so at the
-// first write.
+// refusals are the kinds of errors of a server that has not begun.
 var refusals = map[string]error{
 	"NOAUTH": store.ErrUnapplied, "WRONGPASS": store.ErrUnapplied,
-	"OOM": store.ErrRefused, "MISCONF": store.ErrRefused,
+	"OOM": store.ErrRejected, "MISCONF": store.ErrRejected,
 	"READONLY": store.ErrUnapplied, "NOREPLICAS": store.ErrUnapplied,
 	"LOADING": store.ErrUnapplied, "MASTERDOWN": store.ErrUnapplied, "CLUSTERDOWN": store.ErrUnapplied,
 	"MOVED": store.ErrUnapplied, "BUSY": store.ErrUnapplied,
@@ -72,9 +70,13 @@ var refusals = map[string]error{
 // come from the midst of a script.
 func refusal(text string) error {
 	if strings.HasPrefix(text, "NOPERM ") { // the script itself was not permitted
-		return store.ErrRefused
+		return store.ErrRejected
 	}
-	return refusals[kind(text)]
+	k := kind(text)
+	if strings.HasPrefix(text, "Error running script") && k != "OOM" { // which only a script's first write meets
+		return nil
+	}
+	return refusals[k]
 }
 
 // halfDone is of the second step of a write that has done the first.

@@ -115,10 +115,10 @@ func TestAnswersAreExplained(t *testing.T) {
 // does not change is refused.
 func TestRefusals(t *testing.T) {
 	for answer, want := range map[string]error{
-		"OOM command not allowed when used memory > 'maxmemory'.":                                                store.ErrRefused,
-		"ERR Error running script (call to f_0a1b): @user_script:28: @user_script: 28: -OOM command not allowed": store.ErrRefused,
-		"MISCONF Redis is configured to save RDB snapshots":                                                      store.ErrRefused,
-		"NOPERM User app has no permissions to run the 'evalsha' command":                                        store.ErrRefused,
+		"OOM command not allowed when used memory > 'maxmemory'.":                                                store.ErrRejected,
+		"ERR Error running script (call to f_0a1b): @user_script:28: @user_script: 28: -OOM command not allowed": store.ErrRejected,
+		"MISCONF Redis is configured to save RDB snapshots":                                                      store.ErrRejected,
+		"NOPERM User app has no permissions to run the 'evalsha' command":                                        store.ErrRejected,
 		"READONLY You can't write against a read only replica.":                                                  store.ErrUnapplied,
 		"NOREPLICAS Not enough good replicas to write.":                                                          store.ErrUnapplied,
 		"NOAUTH Authentication required.":                                                                        store.ErrUnapplied,
@@ -130,7 +130,7 @@ func TestRefusals(t *testing.T) {
 		if half := offline(t, nil).writeError(t.Context(), "touch", halfDone{reply(t, answer)}); !errors.Is(half, store.ErrAmbiguous) || errors.Is(half, store.ErrUnapplied) {
 			t.Errorf("%q to the second of two steps becomes %v; want ErrAmbiguous", answer, half)
 		}
-		if errors.Is(err, store.ErrUnapplied) != (want != nil) || errors.Is(err, store.ErrRefused) != (want == store.ErrRefused) {
+		if errors.Is(err, store.ErrUnapplied) != (want != nil) || errors.Is(err, store.ErrRejected) != (want == store.ErrRejected) {
 			t.Errorf("%q becomes %v; want %v", answer, err, want)
 		}
 	}

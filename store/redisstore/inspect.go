@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 	"github.com/redis/rueidis"
 )
 
 // Inspect implements [store.Inspector]. It looks at encryption, authentication,
-// the user's rights, eviction, persistence, replication, protected mode and the
+// the user's rights, eviction, persistence, replication, protected mode, its clock and the
 // server's version; of a cluster, at every primary, and tells the worst.
 func (s *Store) Inspect(ctx context.Context) ([]store.Finding, error) {
 	nodes, _, err := s.primaries(ctx)
@@ -72,7 +73,7 @@ func (x *inspection) run() ([]store.Finding, error) {
 	}
 	x.info = x.readInfo()
 	return []store.Finding{
-		x.auth(), x.privileges(), x.eviction(), x.persistence(), x.replication(), x.protectedMode(), x.version(),
+		x.auth(), x.privileges(), x.eviction(), x.persistence(), x.replication(), x.protectedMode(), x.clock(), x.version(),
 	}, nil
 }
 
@@ -285,6 +286,23 @@ func (x *inspection) version() store.Finding {
 	n, _ := strconv.Atoi(minor)
 	if m < 6 || m == 6 && n < 2 {
 		f.Severity, f.Fix = store.SeverityCritical, "use Redis 6.2 or Valkey at least: older ones lack commands that are needed"
+	}
+	return f
+}
+
+// clock compares the server's with ours. Redis removes keys by its own.
+func (x *inspection) clock() store.Finding {
+	before := time.Now()
+	parts, err := x.client.Do(x.ctx, x.client.B().Time().Build()).AsIntSlice()
+	after := time.Now()
+	if err != nil || len(parts) != 2 {
+		return unknown("clock", "TIME")
+	}
+	server := time.Unix(parts[0], parts[1]*1000)
+	f := store.InspectClock(server, before, after)
+	if server.Sub(after) > grace/2 {
+		f.Severity = store.SeverityCritical
+		f.Evidence = fmt.Sprintf("the server's clock is %v ahead of this machine's: it removes sessions before they expire", server.Sub(after).Round(time.Second))
 	}
 	return f
 }

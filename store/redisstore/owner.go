@@ -299,7 +299,7 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 			failed = s.forget(ctx, owner, gone...)
 		}
 		if failed != nil {
-			return ended, s.writeError(ctx, "delete owner", failed)
+			return ended, s.writeError(ctx, "delete owner", halfDone{failed})
 		}
 	}
 	return ended, nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/coatcheck/coatcheck/store"
@@ -100,7 +101,7 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	fill := strings.NewReplacer("{keep}", list, "{now}", s.dialect.param(2+len(keep)))
 	ended := 0
 	err := s.again(ctx, func() error {
-		return s.writes.conn(ctx, func(c *sql.Conn) (err error) {
+		err := s.writes.conn(ctx, func(c *sql.Conn) (err error) {
 			// Not kept prepared: the text depends on the number of handles.
 			var n int
 			if s.q.deleteOwnerRest != "" {
@@ -111,11 +112,19 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 			ended += n // this may be another attempt
 			return err
 		})
+		if err != nil || !s.dialect.misses {
+			return err
+		}
+		rest, err := s.ListOwner(ctx, owner)
+		if err == nil && slices.ContainsFunc(rest, func(r store.Keyed) bool { return !slices.Contains(keep, r.Handle) }) {
+			return errMissed // or one has come meanwhile
+		}
+		return err
 	})
-	if err != nil {
-		return 0, s.writeError(ctx, "delete owner", err)
+	if err != nil && ended > 0 {
+		err = halfDone{err}
 	}
-	return ended, nil
+	return ended, s.writeError(ctx, "delete owner", err)
 }
 
 func deleteOwner(ctx context.Context, c *sql.Conn, query string, args []any) (ended int, err error) {

@@ -20,6 +20,10 @@ type Dialect struct {
 	turns *connection
 	// maxData is the longest Data, in bytes, that the store takes.
 	maxData int
+	// misses says that a statement may have matched no row although there is one: MariaDB
+	// answers so to some that it interrupts, for KILL QUERY or max_statement_time, and
+	// with no error. So what matched nothing is looked for, and tried again if it is there.
+	misses bool
 	// quote is around the name of a schema; "" if there are none to choose from.
 	quote string
 	// placeholder is the n-th parameter, counted from 1; nil for a question mark.
@@ -109,6 +113,7 @@ type diagnosis struct {
 	unapplied bool   // the statement has certainly changed nothing
 	again     bool   // it has changed nothing, and may succeed at once if repeated
 	refused   bool   // it has changed nothing, and will not succeed until somebody sees to it
+	readOnly  bool   // the server takes no writes: it may have become a replica
 	duplicate bool   // the key is there already
 	full      bool   // there was no space to write; it changed nothing
 	tooLarge  bool   // a value is over the database's limit

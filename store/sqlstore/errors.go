@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 
@@ -45,7 +44,7 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	case !errors.As(err, &unanswered):
 	case s.dialect.diagnose(err).tooLarge:
 		return fmt.Errorf("sqlstore: %s: %w", op, store.ErrTooLarge)
-	case !s.dialect.diagnose(err).unapplied && !errors.Is(err, driver.ErrBadConn):
+	case !s.dialect.diagnose(err).unapplied:
 		return fmt.Errorf("sqlstore: %s: %w: %w", op, store.ErrAmbiguous, s.explain(ctx, err))
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrInvalid) {
@@ -53,7 +52,7 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	}
 	not := store.ErrUnapplied
 	if s.dialect.diagnose(err).refused {
-		not = store.ErrRefused
+		not = store.ErrRejected
 	}
 	return fmt.Errorf("sqlstore: %s: %w: %w", op, not, s.explain(ctx, err))
 }

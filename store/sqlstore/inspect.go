@@ -3,10 +3,12 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 )
@@ -128,4 +130,34 @@ func instead(err error, code string, plain bool) error {
 		}
 	}
 	return serverError(code + text)
+}
+
+// clock asks for the server's time, by a query for Unix milliseconds.
+func (x *inspection) clock(query string) store.Finding {
+	var at int64
+	before := time.Now()
+	if err := x.scan(query, &at); err != nil {
+		return unknown("clock", "the time")
+	}
+	return store.InspectClock(time.UnixMilli(at), before, time.Now())
+}
+
+// sweepLag is how long ago the first record may have been due that is still there. Managers
+// sweep at least once a minute.
+const sweepLag = 15 * time.Minute
+
+// sweeping looks at how long what has expired stays, by a query for the first time in
+// Unix milliseconds at which something is due; there is none in an empty table.
+func (x *inspection) sweeping(query string) store.Finding {
+	f := store.Finding{Check: "sweep", Severity: store.SeverityOK, Evidence: "what has expired is removed"}
+	var first sql.NullInt64
+	if err := x.scan(x.in(query), &first); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return unknown("sweep", x.s.names.table)
+	}
+	if lag := time.Since(time.UnixMilli(first.Int64)); first.Valid && lag > sweepLag {
+		f.Severity = store.SeverityWarning
+		f.Evidence = fmt.Sprintf("sessions that expired up to %v ago are still there: nobody removes them, and the table grows", lag.Round(time.Minute))
+		f.Fix = "run Manager.Run on every web server, or `coatcheck up`; any number of them may"
+	}
+	return f
 }

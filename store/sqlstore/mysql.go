@@ -15,7 +15,8 @@ import (
 // MySQL is the dialect of MySQL 8.0 and later and of MariaDB 10.6 and later,
 // with any driver.
 var MySQL = Dialect{
-	name: "MySQL",
+	name:   "MySQL",
+	misses: true,
 	// A packet is 16 MiB at most by default, and MariaDB refuses a value of more
 	// than a tenth of its log, which has 96 MiB.
 	maxData: 4 << 20,
@@ -120,6 +121,12 @@ func mysqlIn(n names, query string) string { return Dialect{quote: "`"}.in(n, qu
 // mysqlBegin takes a lock that is the connection's, as each statement that
 // changes a schema is a transaction of its own.
 func mysqlBegin(ctx context.Context, c *sql.Conn, n names) (end func(error) error, err error) {
+	var database sql.NullString
+	if err := c.QueryRowContext(ctx, "SELECT DATABASE()").Scan(&database); err != nil {
+		return nil, err
+	} else if !database.Valid && n.schema == "" {
+		return nil, errors.New(mysqlNoDatabase)
+	}
 	lock := mysqlIn(n, "CONCAT('coatcheck ', LEFT(SHA2(CONCAT("+mysqlSchema+", '.{table}'), 256), 40))")
 	for {
 		var got sql.NullInt64
@@ -127,7 +134,7 @@ func mysqlBegin(ctx context.Context, c *sql.Conn, n names) (end func(error) erro
 			return nil, err
 		}
 		if !got.Valid {
-			return nil, errors.New("GET_LOCK answered NULL, as when the server runs out of memory; or " + mysqlNoDatabase)
+			return nil, errors.New("GET_LOCK answered NULL, as when the server runs out of memory")
 		}
 		if got.Int64 == 1 {
 			break
@@ -181,6 +188,16 @@ func mysqlVerify(ctx context.Context, c *sql.Conn, n names) error {
 	if err != nil {
 		return err
 	}
+	for right, query := range map[string]string{
+		"SELECT": "SELECT `key` FROM {schema}`{table}` WHERE FALSE",
+		"INSERT": "INSERT INTO {schema}`{table}` SELECT * FROM {schema}`{table}` WHERE FALSE",
+		"UPDATE": "UPDATE {schema}`{table}` SET `version` = `version` WHERE FALSE",
+		"DELETE": "DELETE FROM {schema}`{table}` WHERE FALSE",
+	} {
+		if _, err := c.ExecContext(ctx, mysqlIn(n, query)); err != nil {
+			return fmt.Errorf("the right of %s on table %q: %w", right, n.table, err)
+		}
+	}
 	for _, want := range []string{"unique key", "owner", "sweep_after"} {
 		found := false
 		for _, columns := range indexes {
@@ -211,7 +228,7 @@ const (
 	mysqlLogin          = "the server refuses this user or password, or wants TLS"
 	mysqlUserLimit      = "the user has no connection left: raise max_user_connections, or lower SetMaxOpenConns of the app's servers"
 	mysqlRights         = "the user lacks a right: run what Grants returns, or Migrate as a user who may create tables"
-	mysqlReadOnlyServer = "this server is a replica or read only, and sessions need the primary: connect to it; after a failover, connections to the old one must be closed (SetConnMaxLifetime, or rejectReadOnly of go-sql-driver)"
+	mysqlReadOnlyServer = "this server is a replica or read only, and sessions need the primary: connect to it; after a failover, idle connections to the old one are closed by themselves"
 )
 
 // Error numbers, https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html
@@ -249,9 +266,22 @@ var mysqlAdvice = map[int]string{
 	3024: "the statement took longer than max_execution_time, and nothing was changed",
 }
 
-// mysqlOpen are the numbers after which the statement may have been carried
-// out.
+// mysqlOpen are the numbers after which the statement may have been carried out.
 var mysqlOpen = map[int]bool{1053: true, 1152: true, 1158: true, 1159: true, 1160: true, 1161: true, 1180: true, 1184: true, 1927: true, 4031: true}
+
+// mysqlUndone reports whether the server that answers with this number has undone the
+// statement. Proxies pass off as the server's what became of their own connection to
+// it (2000 and more), and others have numbers for all kinds of failures; so only those
+// count that are known here.
+func mysqlUndone(number int) bool {
+	return !mysqlOpen[number] && (mysqlAdvice[number] != "" || mysqlStatement[number])
+}
+
+// mysqlStatement are the numbers of statements that are wrong, or whose values are.
+var mysqlStatement = map[int]bool{
+	1048: true, 1062: true, 1064: true, 1149: true, 1207: true, 1210: true, 1235: true, 1242: true, 1243: true, 1264: true, 1265: true,
+	1292: true, 1364: true, 1366: true, 1390: true, 1411: true, 1586: true, 1614: true, 1615: true, 3572: true, 3819: true, 4025: true,
+}
 
 // mysqlRefused are the numbers of what is the same until somebody changes the server:
 // a full disk or table, or a right, a database, a table or a column that is missing.
@@ -300,9 +330,10 @@ func mysqlDiagnose(err error) diagnosis {
 	}
 	return diagnosis{
 		answered:  !mysqlOpen[number],
-		unapplied: !mysqlOpen[number],
+		unapplied: mysqlUndone(number),
 		again:     number == 1213,
 		refused:   mysqlRefused[number],
+		readOnly:  number == 1290 || number == 1792 || number == 1836,
 		duplicate: number == 1062 || number == 1586,
 		tooLarge:  number == 1153,
 		advice:    mysqlAdvice[number],
@@ -312,7 +343,10 @@ func mysqlDiagnose(err error) diagnosis {
 
 func mysqlInspect(x *inspection) []store.Finding {
 	return []store.Finding{
-		x.mysqlTLS(), x.mysqlPrivileges(), x.mysqlPrimary(), x.mysqlDurability(), x.mysqlMode(), x.mysqlVersion(),
+		x.mysqlTLS(), x.mysqlPrivileges(), x.mysqlPrimary(), x.mysqlDurability(), x.mysqlMode(),
+		x.sweeping("SELECT MIN(`sweep_after`) FROM {schema}`{table}`"),
+		x.clock(`SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000 AS SIGNED)`),
+		x.mysqlVersion(),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/coatcheck/coatcheck/store"
@@ -209,7 +210,7 @@ FROM pg_attribute WHERE attrelid = `+table+` AND attnum > 0 AND NOT attisdropped
 
 // Error codes, https://www.postgresql.org/docs/current/errcodes-appendix.html.
 var postgresAdvice = map[string]string{
-	"25006": "this server is a standby or read only, and sessions need the primary: connect to it (target_session_attrs=read-write); after a failover, connections to the old one must be closed (SetConnMaxLifetime)",
+	"25006": "this server is a standby or read only, and sessions need the primary: connect to it (target_session_attrs=read-write); after a failover, idle connections to the old one are closed by themselves",
 	"28000": "the server refuses this role: look at pg_hba.conf and at TLS",
 	"28P01": "the server refuses this role or password",
 	"3D000": "there is no such database",
@@ -218,7 +219,9 @@ var postgresAdvice = map[string]string{
 	"40P01": "it was in a deadlock each time, and nothing was changed",
 	"42501": "the role lacks a right: run what Grants returns, or Migrate as the owner of the schema",
 	"42P01": "the table is not there: run Migrate, or look at search_path or Options.Schema",
+	"42601": "is this a PostgreSQL server, and the dialect right?",
 	"42703": "the table is not as Migrate made it: run Verify",
+	"42883": "is this a PostgreSQL server, and the dialect right?",
 	"42P05": "a pooler mixes up prepared statements: set Options.Unprepared",
 	"26000": "a pooler loses prepared statements: set Options.Unprepared, and have the driver prepare none",
 	"53100": "the server's disk is full, and nothing was changed; free some space",
@@ -242,7 +245,9 @@ var postgresOpen = map[string]bool{"40003": true, "57P01": true, "57P02": true, 
 // postgresRefused are the codes of what is the same until somebody changes the server:
 // a full disk, or a right, a table or a column that is missing. A server that is read
 // only may soon be the primary, or its connections closed.
-var postgresRefused = map[string]bool{"3F000": true, "42501": true, "42703": true, "42P01": true, "53100": true}
+var postgresRefused = map[string]bool{
+	"3F000": true, "42501": true, "42601": true, "42703": true, "42883": true, "42P01": true, "53100": true,
+}
 
 // sqlState finds the code in an error of pgx, lib/pq or another driver that has
 // the method.
@@ -255,6 +260,37 @@ func sqlState(err error) (state string, ok bool) {
 	return state, len(state) == 5
 }
 
+// undone reports whether the server has undone the statement of which err is. After a
+// FATAL or PANIC it may be in the log already, as when there is no space for more of that.
+func undone(err error) bool {
+	severity := stringField(err, "SeverityUnlocalized") // of pgx; the server translates the other
+	if severity == "" {
+		severity = stringField(err, "Severity")
+	}
+	return severity == "" || severity == "ERROR"
+}
+
+// stringField finds a field of that name in a driver's error; "" if there is none.
+func stringField(err error, field string) string {
+	switch e := err.(type) {
+	case nil:
+		return ""
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			if t := stringField(err, field); t != "" {
+				return t
+			}
+		}
+		return ""
+	}
+	if v := reflect.Indirect(reflect.ValueOf(err)); v.Kind() == reflect.Struct {
+		if f := v.FieldByName(field); f.IsValid() && f.Kind() == reflect.String {
+			return f.String()
+		}
+	}
+	return stringField(errors.Unwrap(err), field)
+}
+
 // postgresDiagnose relies on a statement that the server refuses being undone:
 // it is its own transaction.
 func postgresDiagnose(err error) diagnosis {
@@ -262,12 +298,13 @@ func postgresDiagnose(err error) diagnosis {
 	if !ok {
 		return diagnosis{unapplied: errors.Is(err, sql.ErrConnDone)}
 	}
-	open := postgresOpen[state] || strings.HasPrefix(state, "08")
+	open := postgresOpen[state] || strings.HasPrefix(state, "08") || !undone(err)
 	return diagnosis{
 		answered:  !open,
 		unapplied: !open,
+		readOnly:  state == "25006",
 		again:     state == "40001" || state == "40P01",
-		refused:   postgresRefused[state],
+		refused:   postgresRefused[state] && !open,
 		tooLarge:  state == "54000",
 		advice:    postgresAdvice[state],
 		instead:   instead(err, "PostgreSQL error "+state, postgresPlain[state[:2]]),
@@ -284,7 +321,10 @@ var postgresPlain = map[string]bool{
 // PostgreSQL's settings that a session store cares about, in Inspect.
 func postgresInspect(x *inspection) []store.Finding {
 	return []store.Finding{
-		x.postgresTLS(), x.postgresPrivileges(), x.postgresPrimary(), x.postgresDurability(), x.postgresVersion(),
+		x.postgresTLS(), x.postgresPrivileges(), x.postgresPrimary(), x.postgresDurability(),
+		x.sweeping(`SELECT min(sweep_after) FROM {schema}"{table}"`),
+		x.clock(`SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint`),
+		x.postgresVersion(),
 	}
 }
 

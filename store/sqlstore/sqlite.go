@@ -309,11 +309,12 @@ func sqliteDiagnose(err error) diagnosis {
 			advice: "the file could not be written, and nothing was changed; look for space on the disk, then for faults of it",
 		}
 	}
+	readOnly := code == sqliteReadOnly // of a file that is to be recovered it has others
 	code &= sqlitePrimary
 	return diagnosis{
 		answered:  true,
 		unapplied: code != sqliteIOErr && code != sqliteInterrupt,
-		refused:   code == sqliteFull || code == sqliteReadOnly,
+		refused:   code == sqliteFull || readOnly,
 		full:      code == sqliteFull,
 		tooLarge:  code == sqliteTooBig,
 		advice:    sqliteAdvice[code],
@@ -347,5 +348,6 @@ func sqliteInspect(x *inspection) []store.Finding {
 	if x.scan(`SELECT sqlite_version()`, &version) == nil {
 		f = store.Finding{Check: "version", Severity: store.SeverityOK, Evidence: "SQLite " + version}
 	}
-	return []store.Finding{journal, durability, f}
+	sweep := x.sweeping(`SELECT ` + sqliteEnds + ` FROM "{table}" ORDER BY ` + sqliteEnds + ` LIMIT 1`)
+	return []store.Finding{journal, durability, sweep, f}
 }

@@ -141,21 +141,32 @@ func (s *Store) upsert(ctx context.Context, row []any) (int64, error) {
 
 // insert does so where one statement cannot.
 func (s *Store) insert(ctx context.Context, row []any) (n int64, err error) {
-	for range 2 {
+	k := store.Key(row[0].([]byte))
+	err = s.again(ctx, func() error {
 		n, err = s.exec(ctx, s.q.create, func(now *stamp) []any {
 			now.value = row[0] // it has no other use for now
 			return append([]any{now}, row[1:]...)
 		})
-		if err == nil || !s.dialect.diagnose(err).duplicate {
-			return n, err
+		switch {
+		case err == nil && n == 0:
+			return errMissed
+		case err == nil || !s.dialect.diagnose(err).duplicate:
+			return err
 		}
 		n, err = s.exec(ctx, s.q.recreate, func(now *stamp) []any { return append(row[1:len(row):len(row)], row[0], now) })
 		if err != nil || n > 0 {
-			return n, err
+			return err
 		}
-		// It lives, or has been removed in between: the second round tells.
-	}
-	return 0, nil
+		switch _, err := s.Get(ctx, k); {
+		case err == nil, errors.Is(err, store.ErrCorrupt):
+			return nil // it lives
+		case errors.Is(err, store.ErrNotFound): // it has been removed in between, or was missed
+			return errMissed
+		default:
+			return err
+		}
+	})
+	return n, err
 }
 
 // Replace implements [store.Store].
@@ -163,28 +174,52 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	if err := s.validate(r); err != nil {
 		return fmt.Errorf("sqlstore: replace: %w", err)
 	}
-	n, err := s.exec(ctx, s.q.replace, func(now *stamp) []any {
-		return []any{
-			int64(r.Version), r.Deadline.UnixMilli(), r.Expires.UnixMilli(),
-			nullable(next(r)), nonNil(r.Label), nonNil(r.Data), k[:], int64(old), now,
+	err := s.again(ctx, func() error {
+		n, err := s.exec(ctx, s.q.replace, func(now *stamp) []any {
+			return []any{
+				int64(r.Version), r.Deadline.UnixMilli(), r.Expires.UnixMilli(),
+				nullable(next(r)), nonNil(r.Label), nonNil(r.Data), k[:], int64(old), now,
+			}
+		})
+		if err != nil || n > 0 {
+			return err
 		}
+		return s.why(ctx, k, old)
 	})
-	if err == nil && n == 0 {
-		return s.why(ctx, k)
-	}
 	return s.writeError(ctx, "replace", err)
 }
 
 // why tells the reason of a Replace that matched nothing.
-func (s *Store) why(ctx context.Context, k store.Key) error {
-	_, err := s.Get(ctx, k)
+func (s *Store) why(ctx context.Context, k store.Key, old uint64) error {
+	r, err := s.Get(ctx, k)
 	switch {
+	case err == nil && r.Version == old && s.dialect.misses:
+		return errMissed
 	case err == nil, errors.Is(err, store.ErrCorrupt):
-		return fmt.Errorf("sqlstore: replace: %w", store.ErrConflict)
+		return store.ErrConflict
 	case errors.Is(err, store.ErrNotFound):
-		return fmt.Errorf("sqlstore: replace: %w", store.ErrNotFound)
+		return store.ErrNotFound
 	}
-	return fmt.Errorf("sqlstore: replace: %w, for a reason that could not be read: %w", store.ErrUnapplied, err)
+	return fmt.Errorf("the reason could not be read: %w", err)
+}
+
+// errMissed is of a statement that has matched no row, and should have.
+var errMissed = errors.New("the database has ended the statement each time, and nothing was changed: look for max_statement_time and for who kills queries")
+
+// missed returns answer to a statement that has matched no row, unless the record that is
+// there is one that it should have matched.
+func (s *Store) missed(ctx context.Context, k store.Key, should func(store.Record) bool, answer error) error {
+	if !s.dialect.misses {
+		return answer
+	}
+	switch r, err := s.Get(ctx, k); {
+	case err == nil && should(r):
+		return errMissed
+	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrCorrupt):
+		return answer
+	default:
+		return err
+	}
 }
 
 // Touch implements [store.Store].
@@ -192,24 +227,34 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 	if expires.IsZero() {
 		return fmt.Errorf("sqlstore: touch: %w: no expiry", store.ErrInvalid)
 	}
-	n, err := s.exec(ctx, s.q.touch, func(now *stamp) []any {
-		return []any{expires.UnixMilli(), k[:], now}
+	err := s.again(ctx, func() error {
+		n, err := s.exec(ctx, s.q.touch, func(now *stamp) []any {
+			return []any{expires.UnixMilli(), k[:], now}
+		})
+		if err != nil || n > 0 {
+			return err
+		}
+		return s.missed(ctx, k, func(r store.Record) bool { return !r.IsMarker() }, store.ErrNotFound)
 	})
-	if err == nil && n == 0 {
-		err = store.ErrNotFound
-	}
 	return s.writeError(ctx, "touch", err)
 }
 
 // Delete implements [store.Store].
 func (s *Store) Delete(ctx context.Context, k store.Key) (existed bool, err error) {
 	args := func(now *stamp) []any { return []any{k[:], now} }
-	n, err := s.exec(ctx, s.q.deleteLive, args)
-	if err == nil && n == 0 {
+	err = s.again(ctx, func() error {
+		n, err := s.exec(ctx, s.q.deleteLive, args)
+		if err != nil || n > 0 {
+			existed = n > 0
+			return err
+		}
 		// What has expired here may be alive to a process whose clock is slow.
-		_, err = s.exec(ctx, s.q.deleteDead, args)
-	}
-	return n > 0, s.writeError(ctx, "delete", err)
+		if _, err = s.exec(ctx, s.q.deleteDead, args); err != nil {
+			return err
+		}
+		return s.missed(ctx, k, func(store.Record) bool { return true }, nil)
+	})
+	return existed, s.writeError(ctx, "delete", err)
 }
 
 func (s *Store) validate(r store.Record) error {
@@ -231,26 +276,39 @@ func (s *Store) exec(ctx context.Context, query string, args func(now *stamp) []
 			var now stamp
 			res, err := st.ExecContext(ctx, args(&now)...)
 			if err != nil {
+				if s.dialect.diagnose(err).readOnly {
+					s.writes.leave(ctx)
+				}
 				return now.mark(err)
 			}
-			n, err = res.RowsAffected()
-			return err
+			if n, err = res.RowsAffected(); err == nil && n == 0 && now.sent > 1 {
+				err = errRepeated
+			}
+			if err != nil {
+				return sent{err}
+			}
+			return nil
 		})
 	})
 	return n, err
 }
 
+// errRepeated is of a statement that package database/sql has sent again, as the driver
+// said that the connection was bad: not all of them say so only of what was not sent. What
+// matched nothing may have missed what the first attempt did.
+var errRepeated = errors.New("the driver has sent the statement more than once, and what the first attempt did is not known")
+
 // stamp is an argument that becomes the time, in Unix milliseconds, when the
 // statement has a connection and is about to be sent: before that, nothing of
 // it can have been carried out.
 type stamp struct {
-	sent  bool
+	sent  int          // how often
 	value driver.Value // if not nil, what it becomes instead
 }
 
 // Value implements [driver.Valuer].
 func (n *stamp) Value() (driver.Value, error) {
-	n.sent = true
+	n.sent++
 	if n.value != nil {
 		return n.value, nil
 	}
@@ -258,7 +316,7 @@ func (n *stamp) Value() (driver.Value, error) {
 }
 
 func (n *stamp) mark(err error) error {
-	if n.sent {
+	if n.sent > 0 {
 		return sent{err}
 	}
 	return err
@@ -270,12 +328,12 @@ func (n *stamp) mark(err error) error {
 const attempts = 100
 
 // again repeats f, after a random pause of at most 1, 2, 4, 8 and then 16 ms, as
-// long as the database undoes it for the sake of another transaction.
+// long as the database undoes it for the sake of another transaction, or misses.
 func (s *Store) again(ctx context.Context, f func() error) error {
 	pause := time.Millisecond
 	for left := attempts - 1; ; left-- {
 		err := f()
-		if err == nil || left == 0 || !s.dialect.diagnose(err).again {
+		if err == nil || left == 0 || err != errMissed && !s.dialect.diagnose(err).again {
 			return err
 		}
 		t := time.NewTimer(rand.N(pause))

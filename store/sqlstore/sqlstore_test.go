@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 )
@@ -188,6 +190,12 @@ type (
 	}
 )
 
+// localError is of a server that speaks another language.
+type localError struct {
+	*pgxError
+	SeverityUnlocalized string
+}
+
 func (e *pgxError) Error() string    { return e.Message + e.Detail }
 func (e *pgxError) SQLState() string { return e.Code }
 func (e *mysqlError) Error() string  { return e.Message }
@@ -207,8 +215,18 @@ func TestServerDiagnosis(t *testing.T) {
 			t.Errorf("SQLSTATE %s: no advice", code)
 		}
 	}
+	for _, severity := range []string{"FATAL", "PANIC"} { // the commit may be in the log
+		for _, code := range []string{"53100", "58030", "XX000", "42501"} {
+			for _, err := range []error{&pgxError{Severity: severity, Code: code}, &localError{&pgxError{Severity: "PANIK", Code: code}, severity}} {
+				if d := postgresDiagnose(sent{err}); d.unapplied || d.refused {
+					t.Errorf("%s %s: %+v; want that it is open", severity, code, d)
+				}
+			}
+		}
+	}
 	for number, want := range map[uint16]string{
 		1213: again, 1205: unapplied, 1053: open, 1180: open, 1927: open, 4031: open,
+		1105: open, 1598: open, 2006: open, 2013: open, 3100: open, // of proxies, of a log that could not be written
 		1040: unapplied, 1045: unapplied, 1114: refused, 1142: refused, 1146: refused, 1290: unapplied, 1792: unapplied, 1836: unapplied, 1317: unapplied,
 	} {
 		d := mysqlDiagnose(sent{&mysqlError{Number: number}})
@@ -296,6 +314,47 @@ func TestGrantsAreDocumented(t *testing.T) {
 			if !strings.Contains(string(doc), "\t"+grant+"\n") {
 				t.Errorf("the documentation lacks %s", grant)
 			}
+		}
+	}
+}
+
+// oddDriver is a driver whose statements all do what exec says.
+type oddDriver struct {
+	noDriver
+	exec func() (driver.Result, error)
+}
+
+func (d oddDriver) Connect(context.Context) (driver.Conn, error) { return d, nil }
+func (d oddDriver) Prepare(string) (driver.Stmt, error)          { return d, nil }
+func (oddDriver) Close() error                                   { return nil }
+func (oddDriver) Begin() (driver.Tx, error)                      { return nil, errors.ErrUnsupported }
+func (oddDriver) NumInput() int                                  { return -1 }
+func (d oddDriver) Exec([]driver.Value) (driver.Result, error)   { return d.exec() }
+func (oddDriver) Query([]driver.Value) (driver.Rows, error)      { return nil, errors.ErrUnsupported }
+
+// TestDriversThatDoNotTell: a write that was sent is open, unless the server has refused
+// it: some drivers call a connection bad that broke after a statement was sent, and
+// database/sql sends that again.
+func TestDriversThatDoNotTell(t *testing.T) {
+	sentTimes := 0
+	for name, exec := range map[string]func() (driver.Result, error){
+		"no count":         func() (driver.Result, error) { return driver.ResultNoRows, nil },
+		"a bad connection": func() (driver.Result, error) { return nil, driver.ErrBadConn },
+		"a bad connection, then a miss": func() (driver.Result, error) {
+			if sentTimes++; sentTimes == 1 {
+				return nil, driver.ErrBadConn
+			}
+			return driver.RowsAffected(0), nil
+		},
+	} {
+		s, err := New(sql.OpenDB(oddDriver{exec: exec}), PostgreSQL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		r := store.Record{Version: 1, Created: now, Deadline: now.Add(time.Hour), Expires: now.Add(time.Hour)}
+		if err := s.Create(t.Context(), store.Key{1}, r); !errors.Is(err, store.ErrAmbiguous) {
+			t.Errorf("%s: Create: %v; want ErrAmbiguous", name, err)
 		}
 	}
 }

@@ -3,9 +3,11 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 var errClosed = errors.New("the store is closed")
@@ -41,6 +43,8 @@ type statements interface {
 	// conn lends a connection, alone. Where f finds no space, it may be called
 	// once more.
 	conn(ctx context.Context, f func(*sql.Conn) error) error
+	// leave gives up connections to a server that takes no writes any more.
+	leave(ctx context.Context)
 	close() error
 }
 
@@ -50,6 +54,7 @@ type pool struct {
 	unprepared bool
 	mu         sync.RWMutex
 	cached     map[string]*sql.Stmt // nil: closed
+	left       time.Time            // when connections were last given up
 }
 
 func newPool(db *sql.DB, unprepared bool) *pool {
@@ -109,6 +114,29 @@ func (p *pool) conn(ctx context.Context, f func(*sql.Conn) error) error {
 	}
 	defer c.Close()
 	return f(c)
+}
+
+// leave closes the connections that are idle: their server takes no writes any more, as
+// after a failover, and new ones may be to another. It does so at most once a second, for
+// new ones may also be to the same.
+func (p *pool) leave(ctx context.Context) {
+	p.mu.Lock()
+	early := time.Since(p.left) < time.Second
+	if !early {
+		p.left = time.Now()
+	}
+	p.mu.Unlock()
+	if early {
+		return
+	}
+	for range p.db.Stats().Idle {
+		c, err := p.db.Conn(ctx)
+		if err != nil {
+			return
+		}
+		_ = c.Raw(func(any) error { return driver.ErrBadConn }) // which closes it
+		_ = c.Close()
+	}
 }
 
 func (p *pool) close() error {
@@ -211,6 +239,9 @@ func (t *turns) release() error {
 	t.c, t.cached = nil, nil
 	return errors.Join(errs...)
 }
+
+// leave does nothing: a file that is read only has no other server.
+func (*turns) leave(context.Context) {}
 
 func (t *turns) close() error {
 	t.slot <- struct{}{}

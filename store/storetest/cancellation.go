@@ -58,19 +58,42 @@ var cancellationRules = []rule{
 					cancel()
 				}()
 				_, getErr := x.store.Get(ctx, k)
-				err := x.store.Replace(ctx, k, r.Version, next)
+				var err error
+				was, is := true, true // whether the record is there, before and if the call succeeds
+				switch i % 4 {
+				case 0, 1:
+					err = x.store.Replace(ctx, k, r.Version, next)
+				case 2:
+					_, err = x.store.Delete(ctx, k)
+					is = false
+				case 3:
+					k, next, was = x.key(), r, false
+					err = x.store.Create(ctx, k, r)
+				}
 				<-done
 				for _, err := range []error{getErr, err} {
 					if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
 						x.Fatalf("call %d whose context ended meanwhile: %v", i, err)
 					}
 				}
-				// It may have happened, unless it says that it has.
-				got := x.get(k)
-				if err == nil || got.Version == next.Version && !errors.Is(err, store.ErrUnapplied) {
-					r = next
+				// It may have happened, unless it says that it has, or has not.
+				got, gotErr := x.store.Get(x.ctx, k)
+				if gotErr != nil {
+					x.want("Get after a call whose context ended meanwhile", gotErr, store.ErrNotFound)
 				}
-				x.same("after a call whose context ended meanwhile", got, r)
+				happened := is == (gotErr == nil) && (!is || got.Version == next.Version)
+				switch {
+				case err == nil && !happened:
+					x.Errorf("call %d succeeded while its context ended, and has changed nothing", i)
+				case errors.Is(err, store.ErrUnapplied) && happened:
+					x.Errorf("call %d whose context ended meanwhile: %v; but it was applied", i, err)
+				case gotErr == nil && happened:
+					x.same("after a call whose context ended meanwhile", got, next)
+				case gotErr == nil:
+					x.same("after a call whose context ended meanwhile", got, r)
+				case !happened && was:
+					x.Errorf("call %d whose context ended meanwhile has removed the record", i)
+				}
 				if x.Failed() {
 					return
 				}

@@ -920,12 +920,32 @@ var defects = []defect{
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				time.Sleep(time.Microsecond)
+				for range 2000 { // time stands still while others run
+					_ = ctx.Err()
+				}
 				err := b.naive.Replace(context.WithoutCancel(ctx), k, old, r)
 				if err == nil && ctx.Err() != nil {
 					err = fmt.Errorf("%w: %w", store.ErrUnapplied, ctx.Err())
 				}
 				return err
+			}
+		},
+	},
+	{
+		name: "a deletion whose context ended midway denies itself", rules: one("cancellation/never-absence-or-conflict"),
+		breaks: func(b *broken) {
+			b.delete = func(ctx context.Context, k store.Key) (bool, error) {
+				if ctx.Err() != nil {
+					return false, ctx.Err()
+				}
+				for range 2000 { // time stands still while others run
+					_ = ctx.Err()
+				}
+				existed, err := b.naive.Delete(context.WithoutCancel(ctx), k)
+				if err == nil && ctx.Err() != nil {
+					err = fmt.Errorf("%w: %w", store.ErrUnapplied, ctx.Err())
+				}
+				return existed, err
 			}
 		},
 	},

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/coatcheck/coatcheck/session"
+	"github.com/coatcheck/coatcheck/store"
 )
 
 // maxForm is the greatest body of a request in bytes: the forms are short.
@@ -89,6 +90,8 @@ func (s *shop) answerSessionError(w http.ResponseWriter, r *http.Request, err er
 		text = "The place where sessions are kept cannot be reached, so this could not be done. Please try again in a moment."
 	case status == http.StatusServiceUnavailable && errors.Is(err, session.ErrAmbiguous):
 		text = "The place where sessions are kept went out of reach before it had answered, so the change may have been saved or not. Please look at your cart before you try again."
+	case status == http.StatusServiceUnavailable && errors.Is(err, store.ErrRejected):
+		text = "The place where sessions are kept takes no changes at the moment, so this was not saved. If you were signed in, you still are, with your cart. Please try again later."
 	case status == http.StatusServiceUnavailable:
 		text = "The place where sessions are kept cannot be reached. Nothing is lost: if you were signed in, you still are, with your cart. Please try again in a moment."
 	case errors.Is(err, session.ErrEnded):

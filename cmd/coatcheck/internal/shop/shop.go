@@ -170,7 +170,7 @@ func (s *shop) with(h handler) http.Handler {
 			s.refuse(w, r, sess, no)
 			return
 		}
-		if session.StatusCode(err) >= http.StatusInternalServerError {
+		if session.StatusCode(err) >= http.StatusInternalServerError && !errors.Is(err, store.ErrNotAsked) { // which the circuit tells once
 			s.logger.ErrorContext(r.Context(), "shop: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
 		s.sessions.HandleError(w, r, err)

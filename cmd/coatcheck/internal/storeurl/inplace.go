@@ -57,6 +57,7 @@ var (
 	_ store.Sweeper    = (*inPlace)(nil)
 	_ store.GetMany    = (*inPlace)(nil)
 	_ store.Pinger     = (*inPlace)(nil)
+	_ store.Inspector  = (*inPlace)(nil)
 )
 
 // read does what changes nothing.
@@ -71,12 +72,15 @@ func read[T any](s *inPlace, do func() (T, error)) (T, error) {
 // write does what changes something. If the file went meanwhile, nobody knows
 // which side of that the change is on.
 func write[T any](s *inPlace, do func() (T, error)) (T, error) {
-	v, err := read(s, do)
+	var none T
+	if err := s.place.check(); err != nil {
+		return none, fmt.Errorf("%w: %w", store.ErrUnapplied, err)
+	}
+	v, err := do()
 	if err != nil {
 		return v, err
 	}
 	if err := s.place.check(); err != nil {
-		var none T
 		return none, fmt.Errorf("%w: %w", store.ErrAmbiguous, err)
 	}
 	return v, nil
@@ -136,4 +140,8 @@ func (s *inPlace) GetMany(ctx context.Context, ks []store.Key) (map[store.Key]st
 func (s *inPlace) Ping(ctx context.Context) error {
 	_, err := read(s, func() (nothing, error) { return nothing{}, s.inner.Ping(ctx) })
 	return err
+}
+
+func (s *inPlace) Inspect(ctx context.Context) ([]store.Finding, error) {
+	return read(s, func() ([]store.Finding, error) { return s.inner.Inspect(ctx) })
 }

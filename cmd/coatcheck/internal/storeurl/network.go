@@ -272,7 +272,11 @@ func (n *network) advise(ctx context.Context, logger *slog.Logger) {
 	}
 	for _, f := range findings {
 		if f.Severity >= store.SeverityWarning {
-			logger.Warn("session store: "+f.Check, "severity", f.Severity, "found", f.Evidence, "fix", f.Fix)
+			level := slog.LevelWarn
+			if f.Severity >= store.SeverityCritical {
+				level = slog.LevelError
+			}
+			logger.Log(ctx, level, "session store: "+f.Check, "severity", f.Severity, "found", f.Evidence, "fix", f.Fix)
 		}
 	}
 }

@@ -224,6 +224,8 @@ func inOurWords(err error) error {
 		{"Options.Collection", "Options.Collection is collection=NAME in the store URL"},
 		{"Options.Unprepared", "Options.Unprepared is pooler=true in the store URL"},
 		{"SetMaxOpenConns", "SetMaxOpenConns is pool=N in the store URL"},
+		{"target_session_attrs", "with several hosts in the store URL, the one that takes writes is used"},
+		{"the data source name", "the data source name is the store URL"},
 	} {
 		if strings.Contains(err.Error(), w.theirs) {
 			words = append(words, w.ours)
@@ -233,6 +235,13 @@ func inOurWords(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w (%s)", err, strings.Join(words, "; "))
+}
+
+// IsSchemaMissing reports whether the error of [Opened.Prepare] or [Opened.Verify] is of
+// a schema that setting it up would mend. The stores have no type for that.
+func IsSchemaMissing(err error) bool {
+	text := err.Error()
+	return (strings.Contains(text, ": run Migrate") || strings.Contains(text, "Migrate creates")) && !strings.Contains(text, "Grants")
 }
 
 // Check returns what is wrong if the store is no longer the one that was opened,

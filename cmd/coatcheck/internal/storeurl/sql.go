@@ -102,7 +102,7 @@ func (c *sqlURL) postgresConnect(limits map[string]string) connectFunc {
 		attrs = "read-write"
 	}
 	// The rest is set below: what the text does not say, the environment would.
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=x dbname=x sslmode=disable target_session_attrs=%s",
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=x dbname=x sslmode=disable sslrootcert='' sslcert='' sslkey='' passfile='' target_session_attrs=%s",
 		strings.Join(hosts, ","), strings.Join(ports, ","), attrs))
 	if err != nil {
 		return func(context.Context) (driver.Conn, error) { return nil, err }
@@ -128,7 +128,6 @@ func (c *sqlURL) mysqlConnect(limits map[string]string) connectFunc {
 	cfg.Net, cfg.Addr = "tcp", c.hosts[0]
 	cfg.ConnectionAttributes = "program_name:coatcheck"
 	cfg.Params = limits
-	cfg.RejectReadOnly = true // after a failover, the old primary is not this one
 	host, _, _ := net.SplitHostPort(cfg.Addr)
 	cfg.TLS = c.tlsFor(host)
 	return func(ctx context.Context) (driver.Conn, error) {

@@ -315,7 +315,7 @@ func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore
 	}
 	migrated, err := p.opened.Prepare(ctx, c.NoMigrate)
 	if err != nil {
-		if c.NoMigrate && c.Store.CheckSchema() == nil {
+		if c.NoMigrate && storeurl.IsSchemaMissing(err) {
 			err = fmt.Errorf("%w; leave out --no-migrate to have it set up", err)
 		}
 		return nil, errors.Join(err, p.opened.Close())
