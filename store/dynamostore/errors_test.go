@@ -1,6 +1,7 @@
 package dynamostore
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -50,7 +51,7 @@ func TestOutcomes(t *testing.T) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			return nil, io.ErrUnexpectedEOF
 		}), store.ErrAmbiguous},
-		{"nobody listens", &http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return nil, refused }}}, store.ErrUnapplied},
+		{"nobody listens", &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, refused }}}, store.ErrUnapplied},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := New(dynamodb.New(dynamodb.Options{
