@@ -33,6 +33,10 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	if err == nil {
 		return nil
 	}
+	half, second := errors.AsType[halfDone](err)
+	if second {
+		err = half.error
+	}
 	if isWrongType(err) {
 		err = errWrongType
 	}
@@ -40,7 +44,7 @@ func (s *Store) writeError(ctx context.Context, op string, err error) error {
 	answer, known := rueidis.IsRedisErr(err)
 	switch {
 	case isContract(err):
-	case is[halfDone](err):
+	case second:
 		outcome = store.ErrAmbiguous
 	case known:
 		outcome = refusal(answer.Error())
@@ -81,8 +85,6 @@ func refusal(text string) error {
 
 // halfDone is of the second step of a write that has done the first.
 type halfDone struct{ error }
-
-func (e halfDone) Unwrap() error { return e.error }
 
 var contract = []error{store.ErrNotFound, store.ErrConflict, store.ErrInvalid, store.ErrTooLarge, store.ErrCorrupt, store.ErrAmbiguous}
 

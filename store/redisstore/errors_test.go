@@ -138,7 +138,8 @@ func TestRefusals(t *testing.T) {
 
 func TestWrongTypeIsDamage(t *testing.T) {
 	err := reply(t, "WRONGTYPE Operation against a key holding the wrong kind of value script: 1234, on @user_script:10.")
-	for _, got := range []error{readError(t.Context(), "get", err), offline(t, nil).writeError(t.Context(), "touch", err)} {
+	s := offline(t, nil)
+	for _, got := range []error{readError(t.Context(), "get", err), s.writeError(t.Context(), "touch", err), s.writeError(t.Context(), "touch", halfDone{err})} {
 		if !errors.Is(got, store.ErrCorrupt) || errors.Is(got, store.ErrAmbiguous) {
 			t.Errorf("a key of another type is %v; want ErrCorrupt", got)
 		}
