@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/doctor"
@@ -82,11 +81,3 @@ func (c *doctorCommand) Run(p *printer) error {
 type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
-
-// status returns the exit status that tells err.
-func status(err error) int {
-	if s, ok := errors.AsType[statusError](err); ok {
-		return int(s)
-	}
-	return exitFailed
-}

@@ -2,6 +2,7 @@
 //
 //	coatcheck up       a whole fleet on this machine: store, servers, balancer
 //	coatcheck serve    one server, for use behind any other balancer
+//	coatcheck prove    an experiment: what visitors notice while servers die and multiply
 //	coatcheck doctor   what is set up badly for sessions in a store, and how fast it is
 //	coatcheck schema   the tables of a store in SQL: print, apply, verify
 //
@@ -42,6 +43,7 @@ type commandLine struct {
 
 	Up     upCommand     `cmd:"" help:"Run a fleet on this machine: session store, web servers, balancer and admin interface."`
 	Serve  serveCommand  `cmd:"" help:"Run one web server alone, for use behind any other balancer."`
+	Prove  proveCommand  `cmd:"" help:"Run the experiment: shoppers on real HTTP while servers are killed, added and drained, and what they noticed."`
 	Doctor doctorCommand `cmd:"" help:"Examine a store: what is set up badly for sessions and how to mend it, how long its operations take, how large its sessions are."`
 	Schema schemaCommand `cmd:"" help:"Print, apply or verify the tables of a store in SQL."`
 }
@@ -76,11 +78,10 @@ func run(args []string) int {
 		logger: slog.New(console.Limit(slog.NewTextHandler(out, nil))),
 	}
 	if err := kctx.Run(p); err != nil {
-		_, reported := errors.AsType[reportedError](err)
-		if code := status(err); code != exitFailed {
-			return code
+		if s, ok := errors.AsType[statusError](err); ok {
+			return int(s)
 		}
-		if !reported {
+		if _, reported := errors.AsType[reportedError](err); !reported {
 			complain(out, cl.JSON, err)
 		}
 		return exitFailed

@@ -64,13 +64,22 @@ func (c *upCommand) count() (workers int, scaling *autoscale.Config, err error) 
 	case c.Autoscale == "":
 		return defaultWorkers, nil, nil
 	}
-	least, most, ok := strings.Cut(c.Autoscale, ":")
+	lo, hi, err := minMax(c.Autoscale)
+	if err != nil {
+		return 0, nil, err
+	}
+	return lo, &autoscale.Config{Min: lo, Max: hi, Target: c.Target, Window: c.Window}, nil
+}
+
+// minMax reads the value of --autoscale.
+func minMax(s string) (lo, hi int, err error) {
+	least, most, ok := strings.Cut(s, ":")
 	lo, err1 := strconv.Atoi(least)
 	hi, err2 := strconv.Atoi(most)
 	if !ok || err1 != nil || err2 != nil {
-		return 0, nil, fmt.Errorf("--autoscale: %q is not MIN:MAX, as 2:10", c.Autoscale)
+		return 0, 0, fmt.Errorf("--autoscale: %q is not MIN:MAX, as 2:10", s)
 	}
-	return lo, &autoscale.Config{Min: lo, Max: hi, Target: c.Target, Window: c.Window}, nil
+	return lo, hi, nil
 }
 
 // Run is called by kong.
@@ -78,11 +87,11 @@ func (c *upCommand) Run(p *printer) error {
 	polite, now, release := stop.Notify(context.Background())
 	defer release()
 	defer endSurely(now)()
-	return up.Run(polite, now, c.config, p.stderr, p.logger, func(r up.Ready) error {
+	return up.Run(polite, now, c.config, p.stderr, p.logger, func(r up.Running) error {
 		workers := "workers"
 		if r.Workers == 1 {
 			workers = "worker"
 		}
-		return p.result(r, fmt.Sprintf("%d %s ready: shop %s admin %s", r.Workers, workers, r.Shop, r.AdminLink()))
+		return p.result(r.Ready, fmt.Sprintf("%d %s ready: shop %s admin %s", r.Workers, workers, r.Shop, r.AdminLink()))
 	})
 }

@@ -68,6 +68,10 @@ type Options struct {
 	// and is answered 503 at once.
 	QueueTimeout time.Duration
 
+	// Sticky, if not "", is the name of a cookie by which a client comes back to the upstream that answered it first, for as long as that is
+	// ready: what apps need whose sessions are in the memory of one server. The rotation decides for everybody else.
+	Sticky string
+
 	// DialTimeout bounds connecting to an upstream. If zero, it is one second: upstreams are near.
 	DialTimeout time.Duration
 

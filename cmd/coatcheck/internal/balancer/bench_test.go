@@ -70,7 +70,7 @@ func BenchmarkRotation(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			lb.release(lb.acquire(nil))
+			lb.release(lb.acquire(nil, ""))
 		}
 	})
 }

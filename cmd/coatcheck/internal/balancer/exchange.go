@@ -55,13 +55,14 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		body = &replayBody{src: req.Body} // ReverseProxy closes req.Body when all is over
 	}
 	repeatable := isSafe(req.Method) && body == nil
+	home := b.home(req)
 	deadline := time.Now().Add(b.opts.QueueTimeout)
 	broken, stale := 0, 0
 
 	for attempts := 0; ; attempts++ {
 		changed := b.changes()
 		if ex.up == nil { // a connection that was found dead leaves it set: same upstream, new connection
-			ex.up = b.acquire(ex.tried)
+			ex.up = b.acquire(ex.tried, home)
 		}
 		if ex.up == nil {
 			if b.opts.QueueTimeout > 0 && b.await(req.Context(), changed, deadline) {
@@ -83,6 +84,7 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		up := ex.up
 		t := b.attempt(up, req, body, repeatable)
 		if t.err == nil {
+			b.settle(up, home, t.resp)
 			return t.resp, nil
 		}
 

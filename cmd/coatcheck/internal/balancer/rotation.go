@@ -9,13 +9,18 @@ import (
 // maxWaiting bounds the queue for an upstream: past it, waiting would only move the overload into memory.
 const maxWaiting = 1024
 
-// acquire takes the upstream whose turn it is, leaving out those in tried, and counts a request in flight there; release must follow. It
+// acquire takes the upstream called home if that is ready, else the one whose turn it is, leaving out those in tried, and counts a request in flight there; release must follow. It
 // returns nil if there is none. An upstream that is ejected or down is taken only if no better one is left: if all are suspected, the
 // suspicion is worth less than an attempt. One that is silent is not taken while there is a queue to wait in: a request that it swallows
 // may not be repeatable.
-func (b *Balancer) acquire(tried []*upstream) *upstream {
+func (b *Balancer) acquire(tried []*upstream, home string) *upstream {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if up := b.find(home); home != "" && up != nil && up.state == Ready && !up.ejected() && !slices.Contains(tried, up) {
+		up.requests++
+		up.inFlight++
+		return up
+	}
 	second := -1
 	for i := range b.ring {
 		at := (b.next + i) % len(b.ring)

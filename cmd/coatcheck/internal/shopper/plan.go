@@ -65,3 +65,8 @@ func newPlan(rng *rand.Rand, think time.Duration) []step {
 	}
 	return plan
 }
+
+// MeanSteps is how many steps a journey has on average, and so how many times Options.Think
+// it lasts: a browse, an addition in half of them, a sign-in, five and a half rounds of
+// which a tenth has two steps, and a sign-out in two of three.
+const MeanSteps = 1 + 0.5 + 1 + 5.5*1.1 + 2.0/3

@@ -66,21 +66,12 @@ type Request struct {
 // stop when the options say so or ctx ends; then each finishes the step it is
 // at, for a request that is cut off would look like a fault of the shop.
 func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error) {
-	var o Options
-	if opts != nil {
-		o = *opts
-	}
-	if u, err := url.Parse(shop); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("shopper: the shop's address must be like http://127.0.0.1:8080")
+	o, err := complete(shop, opts)
+	if err != nil {
+		return nil, err
 	}
 	if n < 1 {
 		return nil, fmt.Errorf("shopper: %d shoppers: there must be at least one", n)
-	}
-	if o.Think == 0 {
-		o.Think = 100 * time.Millisecond
-	}
-	if o.Seed == 0 {
-		o.Seed = rand.Uint64()
 	}
 	if o.Duration > 0 {
 		var cancel context.CancelFunc
@@ -90,24 +81,73 @@ func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error
 	t := newTally(n, o.Seed, o.Observe)
 	var wg sync.WaitGroup
 	for i := range n {
-		s := &shopper{
-			name:  fmt.Sprintf("shopper-%d", i+1),
-			shop:  strings.TrimSuffix(shop, "/"),
-			rng:   rand.New(rand.NewPCG(o.Seed, uint64(i))),
-			think: o.Think,
-			tally: t,
-			client: &http.Client{
-				Transport: &http.Transport{TLSClientConfig: o.TLS, MaxIdleConnsPerHost: 2}, // two tabs
-				Timeout:   patience,
-				CheckRedirect: func(*http.Request, []*http.Request) error {
-					return http.ErrUseLastResponse
-				},
-			},
-		}
+		s := newShopper(i, shop, o, t)
 		wg.Go(func() { s.shopFor(ctx, o.Journeys) })
 	}
 	wg.Wait()
 	return t.result(), nil
+}
+
+// Arrive lets a shopper come at each of the times, in order, counted from the call, and go
+// on one journey: an open model, in which a shop that is slow gets no rest. It returns
+// when the last has left; if ctx ends, none comes any more, and those in the shop
+// finish the step that they are at. Options.Duration and Options.Journeys do not apply.
+func Arrive(ctx context.Context, shop string, times []time.Duration, opts *Options) (*Result, error) {
+	o, err := complete(shop, opts)
+	if err != nil {
+		return nil, err
+	}
+	t := newTally(0, o.Seed, o.Observe)
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i, at := range times {
+		if !pause(ctx, at-time.Since(began)) {
+			break
+		}
+		t.r.Shoppers++ // which nobody else touches
+		s := newShopper(i, shop, o, t)
+		wg.Go(func() {
+			defer s.client.CloseIdleConnections()
+			s.shopOnce(ctx)
+		})
+	}
+	wg.Wait()
+	return t.result(), nil
+}
+
+// complete checks the address and fills in what is zero.
+func complete(shop string, opts *Options) (o Options, err error) {
+	if opts != nil {
+		o = *opts
+	}
+	if u, err := url.Parse(shop); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return o, errors.New("shopper: the shop's address must be like http://127.0.0.1:8080")
+	}
+	if o.Think == 0 {
+		o.Think = 100 * time.Millisecond
+	}
+	if o.Seed == 0 {
+		o.Seed = rand.Uint64()
+	}
+	return o, nil
+}
+
+// newShopper returns the shopper of that number.
+func newShopper(i int, shop string, o Options, t *tally) *shopper {
+	return &shopper{
+		name:  fmt.Sprintf("shopper-%d", i+1),
+		shop:  strings.TrimSuffix(shop, "/"),
+		rng:   rand.New(rand.NewPCG(o.Seed, uint64(i))),
+		think: o.Think,
+		tally: t,
+		client: &http.Client{
+			Transport: &http.Transport{TLSClientConfig: o.TLS, MaxIdleConnsPerHost: 2}, // two tabs
+			Timeout:   patience,
+			CheckRedirect: func(*http.Request, []*http.Request) error {
+				return http.ErrUseLastResponse
+			},
+		},
+	}
 }
 
 // shopper is one of them. Its name is also the one it signs in by.
@@ -133,17 +173,25 @@ func (s *shopper) shopFor(ctx context.Context, journeys int) {
 		return
 	}
 	for i := 0; journeys == 0 || i < journeys; i++ {
-		plan := newPlan(s.rng, s.think)
-		s.takeFreshBrowser()
-		s.interrupted = false
-		s.tally.begin()
-		for _, st := range plan {
-			if !pause(ctx, st.think) {
-				return
-			}
-			s.take(st)
+		if !s.shopOnce(ctx) {
+			return
 		}
 	}
+}
+
+// shopOnce is one journey. It reports whether there was time for all of it.
+func (s *shopper) shopOnce(ctx context.Context) bool {
+	plan := newPlan(s.rng, s.think)
+	s.takeFreshBrowser()
+	s.interrupted = false
+	s.tally.begin()
+	for _, st := range plan {
+		if !pause(ctx, st.think) {
+			return false
+		}
+		s.take(st)
+	}
+	return true
 }
 
 // pause reports whether there is time for another step.

@@ -34,10 +34,14 @@ type Config struct {
 	Workers   int               // if Autoscale is set, those at the start
 	Autoscale *autoscale.Config // nil for a fixed number
 	Store     storeurl.URL
-	NearCache bool   // workers keep copies of sessions in memory
-	NoMigrate bool   // refuse a missing schema instead of setting it up
-	TLSCert   string // files; both or none
-	TLSKey    string
+	NearCache bool // workers keep copies of sessions in memory
+	// Apart gives each worker a store of its own, in its memory, and Sticky brings
+	// visitors back to the worker that answered them first: what an app without a
+	// shared store does. Store is not used then.
+	Apart, Sticky bool
+	NoMigrate     bool   // refuse a missing schema instead of setting it up
+	TLSCert       string // files; both or none
+	TLSKey        string
 	// WorkerArgs are the arguments that make this binary a worker that takes its
 	// configuration from its parent.
 	WorkerArgs []string
@@ -52,6 +56,13 @@ type Ready struct {
 	Store      string `json:"store"`
 	Cookie     string `json:"cookie"`
 	Insecure   bool   `json:"insecure_cookie"`
+}
+
+// Running is a fleet that is ready.
+type Running struct {
+	Ready
+	Fleet    admin.Fleet
+	Balancer func() balancer.Status
 }
 
 // AdminLink returns the address that signs a browser in to the admin interface.
@@ -103,16 +114,27 @@ func (c Config) Validate() error {
 }
 
 func (c Config) checkShared(workers int) error {
+	if c.Apart {
+		return nil
+	}
 	if workers > 1 && !c.Store.Shared() {
 		return fmt.Errorf("%v is the memory of one process: the other workers would not know its sessions, and visitors would lose theirs with every request; use one worker, or a store that they share, as sqlite:PATH or redis://HOST", c.Store)
 	}
 	return nil
 }
 
+// workerStore returns the URL of the store of a worker.
+func (c Config) workerStore() string {
+	if c.Apart {
+		return "memory:"
+	}
+	return c.Store.Raw()
+}
+
 // Run starts everything, calls ready when all workers are, and serves until
 // polite ends; then it drains and stops everything. When now ends, it kills the
 // workers and returns the context's cause. In both cases it leaves nothing behind.
-func Run(polite, now context.Context, c Config, out *console.Console, logger *slog.Logger, ready func(Ready) error) (err error) {
+func Run(polite, now context.Context, c Config, out *console.Console, logger *slog.Logger, ready func(Running) error) (err error) {
 	front, err := listen("--listen", c.Listen, net.Listen)
 	if err != nil {
 		return err
@@ -145,7 +167,11 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		// Cookies cross the ports of a host.
 		cookie, insecure = "session-"+port(front), true
 	}
-	bal := balancer.New(&balancer.Options{Secret: secret, Logger: logger, QueueTimeout: queueTimeout})
+	balancing := &balancer.Options{Secret: secret, Logger: logger, QueueTimeout: queueTimeout}
+	if c.Sticky {
+		balancing.Sticky = "coatcheck-server-" + port(front)
+	}
+	bal := balancer.New(balancing)
 	workers := fleet.New(bal, func(name string) (*exec.Cmd, any, error) {
 		if err := st.check(); err != nil {
 			return nil, nil, err // it would have sessions that the others do not know
@@ -154,10 +180,10 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		return cmd, worker.Config{
 			Name:           name,
 			Listen:         "127.0.0.1:0",
-			Store:          c.Store.Raw(),
+			Store:          c.workerStore(),
 			NearCache:      c.NearCache,
 			VerifyOnly:     true, // the parent has set it up
-			Sweep:          !c.Store.Shared(),
+			Sweep:          !c.Store.Shared() || c.Apart,
 			Secret:         secret,
 			InsecureCookie: insecure,
 			InsecureName:   cookie,
@@ -223,7 +249,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		Cookie:     cookie,
 		Insecure:   insecure,
 	}
-	if err := ready(r); err != nil {
+	if err := ready(Running{r, steered, bal.Status}); err != nil {
 		return err
 	}
 	stopStatus := showStatus(out, r, st.topology(), workers, bal)
@@ -306,7 +332,7 @@ type parentStore struct {
 
 func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore, error) {
 	p := &parentStore{url: c.Store}
-	if !c.Store.Shared() {
+	if !c.Store.Shared() || c.Apart {
 		return p, nil
 	}
 	var err error

@@ -60,7 +60,7 @@ func TestValidateNamesTheFlag(t *testing.T) {
 }
 
 func run(ctx context.Context, c up.Config) error {
-	return up.Run(ctx, ctx, c, console.New(io.Discard, false), slog.New(slog.DiscardHandler), func(up.Ready) error {
+	return up.Run(ctx, ctx, c, console.New(io.Discard, false), slog.New(slog.DiscardHandler), func(up.Running) error {
 		return errors.New("ready")
 	})
 }

@@ -1,0 +1,101 @@
+package prove
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"io"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/shopper"
+)
+
+func sample(mode Mode, signOuts int) *Result {
+	began := time.Unix(1000, 0)
+	r := &Result{
+		Sessions: mode, Store: "sqlite:<b>", Seconds: 3, Workers: 2, Kills: 1,
+		Result: &shopper.Result{
+			Shoppers: 5, Seed: 7, Journeys: 5, Requests: 60, SignOuts: signOuts, UnrepeatableLost: 1,
+			Servers: map[string]int{"worker-1": 40, "worker-2": 20}, Latency: shopper.Latency{P50: time.Millisecond, P99: 9 * time.Millisecond, Max: time.Second},
+			First: map[shopper.Kind]shopper.Example{shopper.Unrepeatable: {Shopper: "shopper-1", What: "POST <cart>", Trace: []string{"GET / & more"}}},
+		},
+		Events: []fleet.Event{{Time: began.Add(time.Second), Kind: fleet.Killed, Worker: "worker-1"}, {Time: began.Add(2 * time.Second), Kind: fleet.Scaled, Detail: "from 2 to 3 workers"}},
+		began:  began,
+	}
+	for i := range 6 {
+		m := Moment{At: float64(i) / 2, Ready: 2, Requests: map[string]int{"worker-1": 10}, P50: 1, P99: 9}
+		if i > 2 {
+			m = Moment{At: float64(i) / 2, Ready: 1, Requests: map[string]int{"worker-2": 7}, Failed: 1, P50: 2, P99: 5}
+		}
+		r.Timeline = append(r.Timeline, m)
+	}
+	return r
+}
+
+// TestPage: the page stands alone, its charts are well formed, and what it shows is
+// escaped.
+func TestPage(t *testing.T) {
+	page := Page([]*Result{sample(External, 0), sample(Local, 3)})
+	for _, want := range []string{"sqlite:&lt;b&gt;", "POST &lt;cart&gt;", "GET / &amp; more", "No sign-out, no lost item", "3 sign-outs", "Seed 7"} {
+		if !bytes.Contains(page, []byte(want)) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if m := regexp.MustCompile(`(?i)(src|href)=|url\(|<script|@import`).Find(page); m != nil {
+		t.Errorf("the page needs something else: %s", m)
+	}
+	if bytes.Contains(page, []byte("NaN")) || bytes.Contains(page, []byte("Inf")) {
+		t.Error("a figure is no number")
+	}
+	charts := regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAll(page, -1)
+	if len(charts) != 2 {
+		t.Fatalf("%d charts; want one for each result", len(charts))
+	}
+	for _, c := range charts {
+		for _, want := range []string{`class="kill"`, `class="scale"`, `class="ready"`, `class="p50"`, `class="bar"`, "<title>worker-2</title>"} {
+			if !bytes.Contains(c, []byte(want)) {
+				t.Errorf("the chart lacks %s", want)
+			}
+		}
+		d := xml.NewDecoder(bytes.NewReader(c))
+		for {
+			if _, err := d.Token(); err == io.EOF {
+				break
+			} else if err != nil {
+				t.Fatalf("the chart is not well formed: %v", err)
+			}
+		}
+	}
+	if empty := Page([]*Result{{Sessions: External, Result: &shopper.Result{}}}); !bytes.Contains(empty, []byte("0 journeys")) {
+		t.Error("there is no page of an experiment in which nothing happened")
+	}
+}
+
+func TestTextAndJSON(t *testing.T) {
+	text := sample(External, 0).Text() + "\n" + Compare([]*Result{sample(External, 0), sample(Sticky, 1), sample(Local, 3)})
+	for _, want := range []string{"1 killed", "shared store", "memory, sticky", "sign-outs"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the text lacks %q:\n%s", want, text)
+		}
+	}
+	b, err := json.Marshal(sample(Local, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"sessions", "store", "seconds", "sign_outs", "lost_items", "wrong_users", "failed_requests", "unrepeatable_lost", "requests", "journeys", "slow_requests", "timeline", "events", "latency", "seed"} {
+		if _, ok := got[field]; !ok {
+			t.Errorf("the object lacks %s: %s", field, b)
+		}
+	}
+	if got["sign_outs"] != 3.0 {
+		t.Errorf("sign_outs is %v; want 3", got["sign_outs"])
+	}
+}
