@@ -171,3 +171,28 @@ func TestMariaDBInterruptedStatements(t *testing.T) {
 		t.Error("want both: this shows nothing")
 	}
 }
+
+// TestMariaDBThatIsNotReadOnlyAnyMore: connections that were made while the server took
+// no writes, or to one that takes none, are given up by who writes.
+func TestMariaDBThatIsNotReadOnlyAnyMore(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	srv := sqlFrom(testserver.Start(t, "mariadb", nil))
+	admin := srv.open(t, srv.AdminURL, nil)
+	db := srv.open(t, srv.URL, nil)
+	db.SetMaxIdleConns(4)
+	s := sqlNew(t, db, srv.dialect, sqlstore.Options{Table: sqlTable()})
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k, r := numberedKey(1), numberedSession(1)
+	if err := s.Create(t.Context(), k, r); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, admin, `SET GLOBAL tx_read_only = 1`) // of connections to come
+	db.SetMaxIdleConns(0)
+	db.SetMaxIdleConns(4)
+	sqlRefused(t, "Touch", s.Touch(t.Context(), k, r.Expires.Add(time.Minute)), "the primary")
+	mustExec(t, admin, `SET GLOBAL tx_read_only = 0`)
+	redisEventually(t, "a write that succeeds", func() bool { return s.Touch(t.Context(), k, r.Expires.Add(2*time.Minute)) == nil })
+}

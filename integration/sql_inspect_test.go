@@ -185,7 +185,7 @@ func TestSQLInspectFindsWhatNobodySweeps(t *testing.T) {
 			t.Errorf("with a session that lives: %+v; want ok", f)
 		}
 		mustExec(t, db, strings.ReplaceAll(set, "?", strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10)))
-		if f := sqlInspect(t, s)["sweep"]; f.Severity != store.SeverityWarning || !strings.Contains(f.Evidence, "1h0m0s ago") {
+		if f := sqlInspect(t, s)["sweep"]; f.Severity != store.SeverityWarning || !strings.Contains(f.Evidence, "up to 1h0m0s") {
 			t.Errorf("with one that ended an hour ago: %+v; want a warning", f)
 		}
 		if n, err := s.Sweep(t.Context(), 10); n != 1 || err != nil {

@@ -321,7 +321,8 @@ func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store
 // create stores a new record under an ID that it chooses, and like swap survives lost
 // answers. An attempt that was lost may still be on its way, and arrive when the session
 // has long ended: nothing would be left under its key to stop it. So the next attempt is
-// under another ID, and what arrives late is a record that nobody holds the ID of.
+// under another ID, and what arrives late is a record that nobody holds the ID of. It may
+// be listed with its owner's sessions until it expires, under the same handle.
 func (s *Session) create(ctx context.Context, rec *store.Record, p format.Payload) (format.ID, format.Payload, error) {
 	id := format.NewID()
 	rec.Version = nextVersion(0)

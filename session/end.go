@@ -101,13 +101,13 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 
 // endWithoutMarker deletes the record under k, for a store that is full takes no marker,
 // which err says, but may still delete. A renewal may have had more luck meanwhile: it
-// is followed.
+// is followed, unless it comes between the look and the deletion.
 func (m *Manager) endWithoutMarker(ctx context.Context, k, next store.Key, err error) (store.Key, error) {
 	if rec, rErr := m.get(ctx, k); rErr == nil && rec.IsMarker() && rec.Next != k {
 		next = rec.Next
 	}
 	switch rErr := m.remove(ctx, k); {
-	case rErr == nil:
+	case rErr == nil, !next.IsZero(): // a renewal's marker is no session
 		return next, nil
 	case errors.Is(rErr, store.ErrUnapplied):
 		return store.Key{}, err

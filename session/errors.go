@@ -24,7 +24,7 @@ var (
 	ErrConflict = store.ErrConflict
 
 	// ErrAmbiguous: the answer to a write was lost and it cannot be told any
-	// more whether it happened. It was not repeated.
+	// more whether it happened. No change was made twice.
 	ErrAmbiguous = store.ErrAmbiguous
 
 	// ErrTooLarge: the values of the session exceed [Options.MaxSize] or what the

@@ -104,6 +104,7 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.CommitTimeout)
 	defer cancel()
 	total := 0
+	var last error
 	// A pass may miss a record that is created while it runs, as by a renewal;
 	// one that finds nothing twice has missed nothing that began before it.
 	for pass, empty, failures := 0, 0, 0; empty < 2; pass++ {
@@ -116,14 +117,18 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 			return err
 		})
 		total += n
-		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrRejected) { // to repeat it does no harm
-			afterFailure.wait(ctx, failures)
+		if err != nil {
+			if ctx.Err() == nil || last == nil { // else what came before says why
+				last = err
+			}
+			if ctx.Err() != nil || !mayPass(err) {
+				return total, unavailable(last)
+			}
+			afterFailure.wait(ctx, failures) // to repeat it does no harm
 			failures++
 			pass--
+			empty = 0
 			continue
-		}
-		if err != nil {
-			return total, unavailable(err)
 		}
 		if n == 0 {
 			empty++
@@ -132,6 +137,11 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 		}
 	}
 	return total, nil
+}
+
+// mayPass reports whether a store that failed so may do better in a moment.
+func mayPass(err error) bool {
+	return !errors.Is(err, store.ErrRejected) && !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrInvalid)
 }
 
 // RevokeOthers ends the other sessions of the owner, on every server, and

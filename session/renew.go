@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/coatcheck/coatcheck/session/internal/format"
@@ -265,8 +266,8 @@ func (s *Session) retireOld(ctx context.Context, old store.Key, id format.ID, re
 		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict):
 			// Nobody else knows this ID, so a revocation took it.
 			return &EndedError{Reason: ReasonRevoked}
-		case err != nil:
-			return err
+		case err != nil: // and the old session lives: only its successor's values are open
+			return fmt.Errorf("%w: %v", ErrUnavailable, err)
 		}
 		*rec, *p = next, values
 	}

@@ -94,7 +94,7 @@ var (
 	// never comes with ErrAmbiguous.
 	ErrUnapplied = errors.New("session write not applied")
 	// ErrRejected is an ErrUnapplied for a reason that waiting a moment does not change:
-	// a full disk or memory, a right that is missing, a table that is not there.
+	// a full disk or memory, or a right that is missing.
 	ErrRejected = fmt.Errorf("%w: rejected", ErrUnapplied)
 	// ErrNotAsked is an ErrUnapplied of something in front of the store, as a circuit
 	// breaker, that refused the call since others have failed. Nothing was sent. During

@@ -55,3 +55,15 @@ func eventsOf(u *uptest.Up, k fleet.Kind) (events []fleet.Event) {
 	}
 	return events
 }
+
+// TestAutoscaleKeepsToTheStore: a store that one worker has for itself serves one, whoever
+// asks for more.
+func TestAutoscaleKeepsToTheStore(t *testing.T) {
+	u := uptest.Start(t, "--autoscale", "1:1", "--store", "memory:")
+	if err := u.TryScale(3); err == nil || !strings.Contains(err.Error(), "memory of one process") {
+		t.Errorf("scaling to 3 workers with a memory each: %v; want that it is refused", err)
+	}
+	if got := u.Fleet(); got.Target != 1 || got.Autoscaling.Pinned || got.Autoscaling.Target != 10 || got.Autoscaling.Window != 60 {
+		t.Errorf("%d workers, %+v; want one still, as the load decides", got.Target, got.Autoscaling)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/doctor"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/stop"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
@@ -49,7 +50,7 @@ func (c *doctorCommand) Run(p *printer) error {
 		opts.Verify = o.Verify
 	}
 	if p.stderr.Live() {
-		opts.Progress = func(what string) { p.stderr.SetStatus("looking at "+what, len("looking at ")+len(what)) }
+		opts.Progress = func(what string) { p.stderr.SetStatus("looking at "+what, console.Width()) }
 	}
 	r, err := doctor.Examine(polite, o.Store, opts)
 	p.stderr.SetStatus("", 0)

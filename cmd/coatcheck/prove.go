@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/autoscale"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/prove"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/stop"
@@ -21,34 +22,42 @@ type proveCommand struct {
 	Compare  bool          `help:"Run the same experiment with all three, and show them side by side."`
 	Duration time.Duration `help:"How long shoppers come. Default: ${default}." default:"60s" placeholder:"TIME"`
 	Shoppers int           `help:"How many are there at once, on average. They come whether the shop is slow or not. Default: ${default}." default:"200" placeholder:"N"`
-	Workers  int           `help:"How many web servers to keep. Default: ${default}." default:"3" placeholder:"N"`
+	Workers  *int          `help:"How many web servers to keep. Default: 3." placeholder:"N" xor:"workers"`
 	Kills    int           `help:"How many servers to kill by SIGKILL, at times that the seed decides. Default: ${default}." default:"20" placeholder:"N"`
-	ScaleTo  int           `help:"To how many servers to scale for a fifth of the time, and back; 0 for no scaling. Default: ${default}." default:"10" placeholder:"N"`
+	ScaleTo  *int          `help:"To how many servers to scale for a fifth of the time, and back; 0 for no scaling. Default: 10." placeholder:"N" xor:"scale"`
 	Spike    float64       `help:"By how much more shoppers come for a fifth of the time." placeholder:"FACTOR"`
-	Auto     string        `name:"autoscale" help:"Keep as many web servers as the load takes, in place of --workers and --scale-to." placeholder:"MIN:MAX"`
+	Auto     string        `name:"autoscale" help:"Keep as many web servers as the load takes, in place of --workers and --scale-to." placeholder:"MIN:MAX" xor:"workers,scale"`
 	Target   float64       `name:"autoscale-target" help:"How many requests at once one web server is for; few, as the shop answers in a millisecond or two. Default: ${default}." default:"0.1" placeholder:"N"`
-	Window   time.Duration `name:"autoscale-window" help:"How long fewer web servers must have been enough before some go. Default: ${default}." default:"10s" placeholder:"TIME"`
+	Window   time.Duration `name:"autoscale-window" help:"Over how long the load is averaged; a tenth of it tells a burst, after which no server goes for as long. Default: ${default}." default:"10s" placeholder:"TIME"`
 	Think    time.Duration `help:"How long a shopper looks at a page, on average. Default: ${default}." default:"1s" placeholder:"TIME"`
 	Seed     uint64        `help:"What the shoppers do, when they come and what is killed depends on it alone. Default: random, and told." placeholder:"N"`
-	Store    string        `help:"The store of external sessions: ${stores}. The default is a SQLite file of the experiment's own." placeholder:"URL" env:"COATCHECK_STORE"`
+	Store    string        `help:"The store of external sessions: ${stores}. The default is a SQLite file of the experiment's own." placeholder:"URL"`
 	Report   string        `help:"Also write the result as a page of HTML." placeholder:"FILE"`
+	Log      string        `help:"Write what the servers log to a file." placeholder:"FILE"`
 
 	config prove.Config
 }
 
 // Validate is called by kong; its errors are errors of usage.
 func (c *proveCommand) Validate() error {
-	const maxDuration, maxShoppers, maxKills = time.Hour, 100_000, 10_000
+	const maxDuration, maxShoppers, maxKills = time.Hour, 100_000, 1000 // of more kills the events are forgotten
+	workers, scaleTo := 3, 10
+	if c.Workers != nil {
+		workers = *c.Workers
+	}
+	if c.ScaleTo != nil {
+		scaleTo = *c.ScaleTo
+	}
 	switch {
 	case c.Duration < time.Second || c.Duration > maxDuration:
 		return fmt.Errorf("--duration must be between 1s and %v", maxDuration)
 	case c.Shoppers < 1 || c.Shoppers > maxShoppers:
 		return fmt.Errorf("--shoppers must be between 1 and %d", maxShoppers)
-	case c.Workers < 1 || c.Workers > fleet.MaxWorkers:
+	case workers < 1 || workers > fleet.MaxWorkers:
 		return fmt.Errorf("--workers: %w", fleet.ErrCount)
 	case c.Kills < 0 || c.Kills > maxKills:
 		return fmt.Errorf("--kills must be between 0 and %d", maxKills)
-	case c.ScaleTo < 0 || c.ScaleTo > fleet.MaxWorkers:
+	case scaleTo < 0 || scaleTo > fleet.MaxWorkers:
 		return fmt.Errorf("--scale-to must be between 0, for no scaling, and %d", fleet.MaxWorkers)
 	case c.Spike != 0 && !(c.Spike >= 1 && c.Spike <= 1000):
 		return errors.New("--spike must be between 1 and 1000")
@@ -56,20 +65,29 @@ func (c *proveCommand) Validate() error {
 		return errors.New("--think must be between 1ms and 1m")
 	}
 	c.config = prove.Config{
-		Sessions: prove.Mode(c.Sessions), Duration: c.Duration, Shoppers: c.Shoppers, Workers: c.Workers,
-		Kills: c.Kills, ScaleTo: c.ScaleTo, Spike: c.Spike, Think: c.Think, Seed: c.Seed,
+		Sessions: prove.Mode(c.Sessions), Duration: c.Duration, Shoppers: c.Shoppers, Workers: workers,
+		Kills: c.Kills, ScaleTo: scaleTo, Spike: c.Spike, Think: c.Think, Seed: c.Seed,
 		WorkerArgs: []string{"serve", "--supervised"},
 	}
 	if c.Auto != "" {
 		lo, hi, err := minMax(c.Auto)
+		if err == nil {
+			err = checkScaling(c.Target, c.Window)
+		}
 		if err != nil {
 			return err
+		}
+		if hi > fleet.MaxWorkers {
+			return fmt.Errorf("--autoscale: %w", fleet.ErrCount)
 		}
 		scaling := autoscale.Config{Min: lo, Max: hi, Target: c.Target, Window: c.Window}
 		if err := scaling.Validate(); err != nil {
 			return fmt.Errorf("--autoscale: %w", err)
 		}
 		c.config.Workers, c.config.ScaleTo, c.config.Autoscale = lo, 0, &scaling
+	}
+	if err := c.config.Validate(); err != nil {
+		return err
 	}
 	if c.Store == "" {
 		return nil
@@ -91,34 +109,54 @@ func (c *proveCommand) Run(p *printer) error {
 	defer release()
 	defer endSurely(now)()
 	if c.config.Seed == 0 {
-		c.config.Seed = rand.Uint64()
+		c.config.Seed = rand.Uint64N(1<<53-1) + 1 // which JSON's readers keep
+	}
+	report, err := create("--report", c.Report)
+	if err != nil {
+		return err
+	}
+	log, err := create("--log", c.Log)
+	if err != nil {
+		return err
+	}
+	if log != nil {
+		defer log.Close()
+		c.config.Log = log
 	}
 	modes := []prove.Mode{c.config.Sessions}
 	if c.Compare {
 		modes = []prove.Mode{prove.External, prove.Sticky, prove.Local}
 	}
+	where := "a SQLite file of their own"
+	if c.Store != "" {
+		where = c.config.Store.String()
+	}
+	_, _ = fmt.Fprintf(p.stderr, "coatcheck: about %d shoppers at once for %v, seed %d, shared sessions in %s\n", c.Shoppers, c.Duration, c.config.Seed, where)
 	var results []*prove.Result
 	for _, mode := range modes {
 		config := c.config
 		config.Sessions = mode
-		if !p.stderr.Live() {
-			_, _ = fmt.Fprintf(p.stderr, "coatcheck: %d shoppers for %v, sessions %s, seed %d\n", c.Shoppers, c.Duration, mode, config.Seed)
-		}
-		r, err := prove.Run(polite, config, func(at prove.Progress) {
+		var r *prove.Result
+		r, err = prove.Run(polite, config, func(at prove.Progress) {
 			if p.stderr.Live() {
-				line := progressLine(mode, at)
-				p.stderr.SetStatus(line, len(line))
+				p.stderr.SetStatus(progressLine(mode, at), console.Width())
 			}
 		})
 		p.stderr.SetStatus("", 0)
-		if err != nil {
-			return err
+		if r != nil {
+			results = append(results, r)
 		}
-		results = append(results, r)
+		if err != nil {
+			break // and show what there is
+		}
 	}
-	if c.Report != "" {
-		if err := os.WriteFile(c.Report, prove.Page(results), 0o644); err != nil {
-			return fmt.Errorf("--report: %w", err)
+	if len(results) == 0 {
+		return err
+	}
+	if report != nil {
+		_, wErr := report.Write(prove.Page(results))
+		if wErr = errors.Join(wErr, report.Close()); wErr != nil {
+			err = errors.Join(err, fmt.Errorf("--report: %w", wErr))
 		}
 	}
 	text := results[0].Text()
@@ -128,15 +166,27 @@ func (c *proveCommand) Run(p *printer) error {
 		v = struct {
 			*prove.Result
 			Compare []*prove.Result `json:"compare"`
-		}{results[0], results[1:]}
+		}{results[0], results}
 	}
-	if err := p.result(v, text); err != nil {
+	if err := errors.Join(err, p.result(v, text)); err != nil {
 		return err
 	}
-	if results[0].Sessions == prove.External && !results[0].Flawless() {
+	if results[0].Sessions == prove.External && !results[0].Flawless {
 		return statusError(exitFailed)
 	}
 	return nil
+}
+
+// create makes the file of a flag; none if it is not given.
+func create(flag, name string) (*os.File, error) {
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return f, nil
 }
 
 // progressLine shows how far it is.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -84,6 +85,9 @@ type schemaGrantsCommand struct {
 
 // Run is called by kong.
 func (c *schemaGrantsCommand) Run(p *printer) error {
+	if c.Role == "" {
+		return errors.New("--role is empty: name the role that is to have the rights")
+	}
 	s, err := c.url.Schema(c.Role)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ type upCommand struct {
 	Workers   *int          `help:"How many web servers to keep. Default: 3." placeholder:"N" xor:"count"`
 	Autoscale string        `help:"Keep as many web servers as the load takes, from MIN to MAX, instead. Setting their number by hand pauses that." placeholder:"MIN:MAX" xor:"count"`
 	Target    float64       `name:"autoscale-target" help:"How many requests at once one web server is for. Default: ${default}." default:"10" placeholder:"N"`
-	Window    time.Duration `name:"autoscale-window" help:"How long fewer web servers must have been enough before some go; a tenth of it tells a burst. Default: ${default}." default:"1m" placeholder:"TIME"`
+	Window    time.Duration `name:"autoscale-window" help:"Over how long the load is averaged; a tenth of it tells a burst, after which no server goes for as long. Default: ${default}." default:"1m" placeholder:"TIME"`
 	Store     string        `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 	NearCache bool          `help:"Each worker keeps copies of sessions in memory: most reads ask no store, and what another worker changes is seen within a second."`
 	NoMigrate bool          `help:"Refuse a store whose schema is missing instead of setting it up."`
@@ -68,7 +69,21 @@ func (c *upCommand) count() (workers int, scaling *autoscale.Config, err error) 
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := checkScaling(c.Target, c.Window); err != nil {
+		return 0, nil, err
+	}
 	return lo, &autoscale.Config{Min: lo, Max: hi, Target: c.Target, Window: c.Window}, nil
+}
+
+// checkScaling refuses zeros, which the package would take for its defaults.
+func checkScaling(target float64, window time.Duration) error {
+	switch {
+	case !(target > 0):
+		return errors.New("--autoscale-target must be above 0")
+	case window <= 0:
+		return errors.New("--autoscale-window must be above 0")
+	}
+	return nil
 }
 
 // minMax reads the value of --autoscale.

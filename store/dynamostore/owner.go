@@ -130,8 +130,8 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 		r, err := live(was, time.Now())
 		return err == nil && !r.IsMarker(), s.forget(ctx, owner, e)
 	})
-	if err != nil {
-		err = &openError{err} // some others may have gone
+	if err != nil && ended > 0 {
+		err = &openError{err} // some have gone
 	}
 	return ended, writeError(ctx, "delete owner", err)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"github.com/coatcheck/coatcheck/store"
@@ -71,6 +72,9 @@ func (s *Store) deleteMany(ctx context.Context, filter bson.D) (int64, error) {
 		e("delete", s.Collection()),
 		e("deletes", bson.A{bson.D{e("q", filter), e("limit", 0)}}),
 	})
+	if is[mongo.WriteException](err) {
+		err = &openError{err} // it may have deleted some
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -62,6 +62,6 @@
 //	  +client|setname +client|tracking +cluster|slots +cluster|shards
 //
 // In a Redis before 7.0, which has no rights for parts of a command, write +client
-// and +cluster. [Store.Inspect] also wants +info, +config|get, +acl|whoami and
-// +acl|getuser +time; what it may not ask it reports as unknown.
+// and +cluster. [Store.Inspect] also wants +info, +config|get, +acl|whoami,
+// +acl|getuser and +time; what it may not ask it reports as unknown.
 package redisstore

@@ -299,7 +299,10 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 			failed = s.forget(ctx, owner, gone...)
 		}
 		if failed != nil {
-			return ended, s.writeError(ctx, "delete owner", halfDone{failed})
+			if ended > 0 || len(gone) > 0 {
+				failed = halfDone{failed}
+			}
+			return ended, s.writeError(ctx, "delete owner", failed)
 		}
 	}
 	return ended, nil

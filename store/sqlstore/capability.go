@@ -100,27 +100,46 @@ func (s *Store) DeleteOwner(ctx context.Context, owner string, keep ...store.Han
 	}
 	fill := strings.NewReplacer("{keep}", list, "{now}", s.dialect.param(2+len(keep)))
 	ended := 0
-	err := s.again(ctx, func() error {
-		err := s.writes.conn(ctx, func(c *sql.Conn) (err error) {
+	on := func(f func(*sql.Conn) error) error {
+		return s.again(ctx, func() error { return s.writes.conn(ctx, f) })
+	}
+	var err error
+	if s.q.deleteOwnerRest == "" {
+		err = on(func(c *sql.Conn) error {
 			// Not kept prepared: the text depends on the number of handles.
-			var n int
-			if s.q.deleteOwnerRest != "" {
-				n, err = deleteOwnerInTwo(ctx, c, fill.Replace(s.q.deleteOwner), fill.Replace(s.q.deleteOwnerRest), args)
-			} else {
-				n, err = deleteOwner(ctx, c, fill.Replace(s.q.deleteOwner), args)
-			}
+			n, err := deleteOwner(ctx, c, fill.Replace(s.q.deleteOwner), args)
 			ended += n // this may be another attempt
+			return err
+		})
+		return ended, s.writeError(ctx, "delete owner", err)
+	}
+	// The live sessions first, so that their number is known.
+	err = found(ctx, func() error {
+		err := on(func(c *sql.Conn) error {
+			n, err := count(ctx, c, fill.Replace(s.q.deleteOwner), args)
+			ended += n
 			return err
 		})
 		if err != nil || !s.dialect.misses {
 			return err
 		}
 		rest, err := s.ListOwner(ctx, owner)
-		if err == nil && slices.ContainsFunc(rest, func(r store.Keyed) bool { return !slices.Contains(keep, r.Handle) }) {
+		switch {
+		case err != nil:
+			return halfDone{err}
+		case slices.ContainsFunc(rest, func(r store.Keyed) bool { return !slices.Contains(keep, r.Handle) }):
 			return errMissed // or one has come meanwhile
 		}
-		return err
+		return nil
 	})
+	if err == nil {
+		if err = on(func(c *sql.Conn) error {
+			_, err := c.ExecContext(ctx, fill.Replace(s.q.deleteOwnerRest), args...)
+			return err
+		}); err != nil {
+			err = halfDone{err}
+		}
+	}
 	if err != nil && ended > 0 {
 		err = halfDone{err}
 	}
@@ -150,19 +169,16 @@ func deleteOwner(ctx context.Context, c *sql.Conn, query string, args []any) (en
 	return ended, nil
 }
 
-// deleteOwnerInTwo ends the live sessions first, and so knows their number.
-func deleteOwnerInTwo(ctx context.Context, c *sql.Conn, live, rest string, args []any) (int, error) {
+// count runs a statement that takes the time last, and returns how many rows it matched.
+func count(ctx context.Context, c *sql.Conn, query string, args []any) (int, error) {
 	var now stamp
-	res, err := c.ExecContext(ctx, live, append(args, &now)...)
+	res, err := c.ExecContext(ctx, query, append(args[:len(args):len(args)], &now)...)
 	if err != nil {
 		return 0, now.mark(err)
 	}
 	n, err := res.RowsAffected()
 	if err != nil {
 		return 0, sent{err}
-	}
-	if _, err = c.ExecContext(ctx, rest, args...); err != nil {
-		return int(n), halfDone{err}
 	}
 	return int(n), nil
 }

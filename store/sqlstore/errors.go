@@ -34,6 +34,9 @@ func (s *Store) readError(ctx context.Context, op string, err error) error {
 // outcome open becomes ErrAmbiguous, and any other that is not of the contract
 // ErrUnapplied.
 func (s *Store) writeError(ctx context.Context, op string, err error) error {
+	if err != nil && s.dialect.diagnose(err).readOnly {
+		s.writes.leave()
+	}
 	var unanswered sent
 	var half halfDone
 	switch {

@@ -156,7 +156,7 @@ func (x *inspection) sweeping(query string) store.Finding {
 	}
 	if lag := time.Since(time.UnixMilli(first.Int64)); first.Valid && lag > sweepLag {
 		f.Severity = store.SeverityWarning
-		f.Evidence = fmt.Sprintf("sessions that expired up to %v ago are still there: nobody removes them, and the table grows", lag.Round(time.Minute))
+		f.Evidence = fmt.Sprintf("sessions have been due for removal, or a look, for up to %v: nobody sweeps, and the table grows", lag.Round(time.Minute))
 		f.Fix = "run Manager.Run on every web server, or `coatcheck up`; any number of them may"
 	}
 	return f

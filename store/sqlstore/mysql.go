@@ -188,14 +188,14 @@ func mysqlVerify(ctx context.Context, c *sql.Conn, n names) error {
 	if err != nil {
 		return err
 	}
-	for right, query := range map[string]string{
-		"SELECT": "SELECT `key` FROM {schema}`{table}` WHERE FALSE",
-		"INSERT": "INSERT INTO {schema}`{table}` SELECT * FROM {schema}`{table}` WHERE FALSE",
-		"UPDATE": "UPDATE {schema}`{table}` SET `version` = `version` WHERE FALSE",
-		"DELETE": "DELETE FROM {schema}`{table}` WHERE FALSE",
-	} {
-		if _, err := c.ExecContext(ctx, mysqlIn(n, query)); err != nil {
-			return fmt.Errorf("the right of %s on table %q: %w", right, n.table, err)
+	for _, probe := range []struct{ right, query string }{
+		{"SELECT", "SELECT `key` FROM {schema}`{table}` WHERE `key` = ''"},
+		{"INSERT", "INSERT INTO {schema}`{table}` SELECT * FROM {schema}`{table}` WHERE `key` = ''"},
+		{"UPDATE", "UPDATE {schema}`{table}` SET `version` = `version` WHERE `key` = ''"},
+		{"DELETE", "DELETE FROM {schema}`{table}` WHERE `key` = ''"},
+	} { // of nothing, for no key is empty
+		if _, err := c.ExecContext(ctx, mysqlIn(n, probe.query)); err != nil {
+			return fmt.Errorf("the right of %s on table %q: %w", probe.right, n.table, err)
 		}
 	}
 	for _, want := range []string{"unique key", "owner", "sweep_after"} {
@@ -277,10 +277,11 @@ func mysqlUndone(number int) bool {
 	return !mysqlOpen[number] && (mysqlAdvice[number] != "" || mysqlStatement[number])
 }
 
-// mysqlStatement are the numbers of statements that are wrong, or whose values are.
+// mysqlStatement are the numbers of statements that are wrong, or whose values are, and of
+// others that the server has undone or not begun.
 var mysqlStatement = map[int]bool{
-	1048: true, 1062: true, 1064: true, 1149: true, 1207: true, 1210: true, 1235: true, 1242: true, 1243: true, 1264: true, 1265: true,
-	1292: true, 1364: true, 1366: true, 1390: true, 1411: true, 1586: true, 1614: true, 1615: true, 3572: true, 3819: true, 4025: true,
+	1020: true, 1047: true, 1048: true, 1062: true, 1064: true, 1149: true, 1206: true, 1207: true, 1210: true, 1235: true, 1242: true, 1243: true, 1264: true, 1265: true,
+	1292: true, 1364: true, 1366: true, 1390: true, 1411: true, 1586: true, 1614: true, 1615: true, 3101: true, 3572: true, 3819: true, 4025: true,
 }
 
 // mysqlRefused are the numbers of what is the same until somebody changes the server:
@@ -345,7 +346,7 @@ func mysqlInspect(x *inspection) []store.Finding {
 	return []store.Finding{
 		x.mysqlTLS(), x.mysqlPrivileges(), x.mysqlPrimary(), x.mysqlDurability(), x.mysqlMode(),
 		x.sweeping("SELECT MIN(`sweep_after`) FROM {schema}`{table}`"),
-		x.clock(`SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000 AS SIGNED)`),
+		x.clock(`SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000`),
 		x.mysqlVersion(),
 	}
 }

@@ -262,12 +262,18 @@ func sqlState(err error) (state string, ok bool) {
 
 // undone reports whether the server has undone the statement of which err is. After a
 // FATAL or PANIC it may be in the log already, as when there is no space for more of that.
-func undone(err error) bool {
-	severity := stringField(err, "SeverityUnlocalized") // of pgx; the server translates the other
-	if severity == "" {
-		severity = stringField(err, "Severity")
+func undone(err error, state string) bool {
+	if severity := stringField(err, "SeverityUnlocalized"); severity != "" { // of pgx
+		return severity == "ERROR"
 	}
-	return severity == "" || severity == "ERROR"
+	switch stringField(err, "Severity") { // in the server's language
+	case "", "ERROR":
+		return true
+	case "FATAL", "PANIC":
+		return false
+	}
+	class := state[:2]
+	return class != "53" && class != "58" && class != "XX"
 }
 
 // stringField finds a field of that name in a driver's error; "" if there is none.
@@ -298,12 +304,12 @@ func postgresDiagnose(err error) diagnosis {
 	if !ok {
 		return diagnosis{unapplied: errors.Is(err, sql.ErrConnDone)}
 	}
-	open := postgresOpen[state] || strings.HasPrefix(state, "08") || !undone(err)
+	open := postgresOpen[state] || strings.HasPrefix(state, "08") || !undone(err, state)
 	return diagnosis{
 		answered:  !open,
 		unapplied: !open,
 		readOnly:  state == "25006",
-		again:     state == "40001" || state == "40P01",
+		again:     (state == "40001" || state == "40P01") && !open,
 		refused:   postgresRefused[state] && !open,
 		tooLarge:  state == "54000",
 		advice:    postgresAdvice[state],

@@ -142,7 +142,7 @@ func (s *Store) upsert(ctx context.Context, row []any) (int64, error) {
 // insert does so where one statement cannot.
 func (s *Store) insert(ctx context.Context, row []any) (n int64, err error) {
 	k := store.Key(row[0].([]byte))
-	err = s.again(ctx, func() error {
+	err = found(ctx, func() error {
 		n, err = s.exec(ctx, s.q.create, func(now *stamp) []any {
 			now.value = row[0] // it has no other use for now
 			return append([]any{now}, row[1:]...)
@@ -174,7 +174,7 @@ func (s *Store) Replace(ctx context.Context, k store.Key, old uint64, r store.Re
 	if err := s.validate(r); err != nil {
 		return fmt.Errorf("sqlstore: replace: %w", err)
 	}
-	err := s.again(ctx, func() error {
+	err := found(ctx, func() error {
 		n, err := s.exec(ctx, s.q.replace, func(now *stamp) []any {
 			return []any{
 				int64(r.Version), r.Deadline.UnixMilli(), r.Expires.UnixMilli(),
@@ -227,7 +227,7 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 	if expires.IsZero() {
 		return fmt.Errorf("sqlstore: touch: %w: no expiry", store.ErrInvalid)
 	}
-	err := s.again(ctx, func() error {
+	err := found(ctx, func() error {
 		n, err := s.exec(ctx, s.q.touch, func(now *stamp) []any {
 			return []any{expires.UnixMilli(), k[:], now}
 		})
@@ -242,7 +242,7 @@ func (s *Store) Touch(ctx context.Context, k store.Key, expires time.Time) error
 // Delete implements [store.Store].
 func (s *Store) Delete(ctx context.Context, k store.Key) (existed bool, err error) {
 	args := func(now *stamp) []any { return []any{k[:], now} }
-	err = s.again(ctx, func() error {
+	err = found(ctx, func() error {
 		n, err := s.exec(ctx, s.q.deleteLive, args)
 		if err != nil || n > 0 {
 			existed = n > 0
@@ -275,13 +275,15 @@ func (s *Store) exec(ctx context.Context, query string, args func(now *stamp) []
 		return s.writes.do(ctx, query, func(st statement) error {
 			var now stamp
 			res, err := st.ExecContext(ctx, args(&now)...)
+			_, once := st.(text)
+			repeated := now.sent > 1 && !once
+			if err != nil && repeated && s.dialect.diagnose(err).duplicate {
+				err = errRepeated // of what it may have inserted itself
+			}
 			if err != nil {
-				if s.dialect.diagnose(err).readOnly {
-					s.writes.leave(ctx)
-				}
 				return now.mark(err)
 			}
-			if n, err = res.RowsAffected(); err == nil && n == 0 && now.sent > 1 {
+			if n, err = res.RowsAffected(); err == nil && n == 0 && repeated {
 				err = errRepeated
 			}
 			if err != nil {
@@ -327,13 +329,23 @@ func (n *stamp) mark(err error) error {
 // one changes the row at the same time, and 8 were too few for a busy session.
 const attempts = 100
 
-// again repeats f, after a random pause of at most 1, 2, 4, 8 and then 16 ms, as
-// long as the database undoes it for the sake of another transaction, or misses.
+// again repeats f as long as the database undoes it for the sake of another transaction.
 func (s *Store) again(ctx context.Context, f func() error) error {
+	return repeat(ctx, f, func(err error) bool { return s.dialect.diagnose(err).again })
+}
+
+// found repeats f, which repeats its statements itself, as long as one has missed what is
+// there.
+func found(ctx context.Context, f func() error) error {
+	return repeat(ctx, f, func(err error) bool { return err == errMissed })
+}
+
+// repeat repeats f, after a random pause of at most 1, 2, 4, 8 and then 16 ms.
+func repeat(ctx context.Context, f func() error, wanted func(error) bool) error {
 	pause := time.Millisecond
 	for left := attempts - 1; ; left-- {
 		err := f()
-		if err == nil || left == 0 || err != errMissed && !s.dialect.diagnose(err).again {
+		if err == nil || left == 0 || !wanted(err) {
 			return err
 		}
 		t := time.NewTimer(rand.N(pause))

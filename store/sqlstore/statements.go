@@ -19,14 +19,20 @@ type statement interface {
 	QueryRowContext(ctx context.Context, args ...any) *sql.Row
 }
 
-// text is a statement that is sent as it is each time.
+// text is a statement that is sent as it is each time. Writes are sent once: on a
+// connection of its own, package database/sql does not send them again on another.
 type text struct {
 	db    *sql.DB
 	query string
 }
 
 func (t text) ExecContext(ctx context.Context, args ...any) (sql.Result, error) {
-	return t.db.ExecContext(ctx, t.query, args...)
+	c, err := t.db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.ExecContext(ctx, t.query, args...)
 }
 
 func (t text) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
@@ -44,7 +50,7 @@ type statements interface {
 	// once more.
 	conn(ctx context.Context, f func(*sql.Conn) error) error
 	// leave gives up connections to a server that takes no writes any more.
-	leave(ctx context.Context)
+	leave()
 	close() error
 }
 
@@ -118,10 +124,10 @@ func (p *pool) conn(ctx context.Context, f func(*sql.Conn) error) error {
 
 // leave closes the connections that are idle: their server takes no writes any more, as
 // after a failover, and new ones may be to another. It does so at most once a second, for
-// new ones may also be to the same.
-func (p *pool) leave(ctx context.Context) {
+// new ones may also be to the same, and behind the caller's back.
+func (p *pool) leave() {
 	p.mu.Lock()
-	early := time.Since(p.left) < time.Second
+	early := time.Since(p.left) < time.Second || p.cached == nil
 	if !early {
 		p.left = time.Now()
 	}
@@ -129,15 +135,22 @@ func (p *pool) leave(ctx context.Context) {
 	if early {
 		return
 	}
-	for range p.db.Stats().Idle {
-		c, err := p.db.Conn(ctx)
-		if err != nil {
-			return
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		defer cancel()
+		for range p.db.Stats().Idle {
+			c, err := p.db.Conn(ctx)
+			if err != nil {
+				return
+			}
+			_ = c.Raw(func(any) error { return driver.ErrBadConn }) // which closes it
+			_ = c.Close()
 		}
-		_ = c.Raw(func(any) error { return driver.ErrBadConn }) // which closes it
-		_ = c.Close()
-	}
+	}()
 }
+
+// leaveTimeout bounds the wait for connections that turn out to be in use.
+const leaveTimeout = 2 * time.Second
 
 func (p *pool) close() error {
 	p.mu.Lock()
@@ -241,7 +254,7 @@ func (t *turns) release() error {
 }
 
 // leave does nothing: a file that is read only has no other server.
-func (*turns) leave(context.Context) {}
+func (*turns) leave() {}
 
 func (t *turns) close() error {
 	t.slot <- struct{}{}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -920,8 +921,8 @@ var defects = []defect{
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				for range 2000 { // time stands still while others run
-					_ = ctx.Err()
+				for i := 0; i < 2000 && ctx.Err() == nil; i++ {
+					runtime.Gosched() // and no sleep, for time stands still while others run
 				}
 				err := b.naive.Replace(context.WithoutCancel(ctx), k, old, r)
 				if err == nil && ctx.Err() != nil {
@@ -938,8 +939,8 @@ var defects = []defect{
 				if ctx.Err() != nil {
 					return false, ctx.Err()
 				}
-				for range 2000 { // time stands still while others run
-					_ = ctx.Err()
+				for i := 0; i < 2000 && ctx.Err() == nil; i++ {
+					runtime.Gosched() // and no sleep, for time stands still while others run
 				}
 				existed, err := b.naive.Delete(context.WithoutCancel(ctx), k)
 				if err == nil && ctx.Err() != nil {

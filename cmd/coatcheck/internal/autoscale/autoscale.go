@@ -7,13 +7,14 @@
 // The average over a panic window, a tenth as long, says so sooner; when it asks for
 // twice as many workers as are ready the scaler panics: it goes by the higher of the two,
 // and takes no worker away until nothing asked for so many during a whole stable window. Without
-// panic at most half of the workers go at once.
+// panic one decision leaves at least half of the workers, rounded down.
 //
 // It differs where the place is another. There are never fewer than one worker, so
 // nothing wakes up from zero. The one balancer knows every request, in flight or waiting for
 // a worker, so none is estimated from a sample of the workers, and averages are those of
-// time, not of measurements. A count that is to fall has to be that low for a delay of its
-// own (Knative's scale-down-delay), which is zero there by default.
+// time, not of measurements. It decides every second, and not every two; it does not begin
+// in panic; and its target is what a worker should have, where Knative's is a limit of
+// which it aims at 70 %.
 package autoscale
 
 import (
@@ -23,7 +24,7 @@ import (
 	"time"
 )
 
-// Defaults of [Config]; those of Knative where it has them.
+// Defaults of [Config]; but for the target, those of Knative.
 const (
 	DefaultTarget         = 10.0
 	DefaultWindow         = time.Minute
@@ -59,8 +60,8 @@ type Config struct {
 	DownDelay time.Duration
 }
 
-// complete fills in what is zero.
-func (c Config) complete() Config {
+// Complete returns the configuration with defaults for what is zero.
+func (c Config) Complete() Config {
 	if c.Target == 0 {
 		c.Target = DefaultTarget
 	}
@@ -81,7 +82,7 @@ func (c Config) complete() Config {
 
 // Validate returns what is wrong with the configuration.
 func (c Config) Validate() error {
-	d := c.complete()
+	d := c.Complete()
 	switch {
 	case c.Min < 1:
 		return errors.New("the least number of workers must be at least 1: nothing else would start the first")
@@ -141,7 +142,7 @@ type wanted struct {
 }
 
 // New returns a Scaler. The configuration must be valid.
-func New(c Config) *Scaler { return &Scaler{config: c.complete()} }
+func New(c Config) *Scaler { return &Scaler{config: c.Complete()} }
 
 // Observe adds a sample, which must be later than those before, and decides.
 func (s *Scaler) Observe(x Sample) Decision {

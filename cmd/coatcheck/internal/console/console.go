@@ -7,8 +7,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/term"
 )
 
 // Console is an io.Writer of whole lines above a status line. It is safe for
@@ -39,6 +42,15 @@ func New(w io.Writer, live bool) *Console { return &Console{w: w, live: live} }
 
 // Live reports whether the status is shown.
 func (c *Console) Live() bool { return c.live }
+
+// Width returns how many columns the terminal of standard error has; 80 if that is none.
+func Width() int {
+	w, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil {
+		return 80
+	}
+	return w
+}
 
 const clearLine = "\r\x1b[K"
 

@@ -57,6 +57,12 @@ func one(ctx context.Context, st store.Store, note func(op int, took time.Durati
 	next.Version = 2
 	var got store.Record
 	var existed bool
+	done := false
+	defer func() {
+		if !done {
+			_, _ = st.Delete(context.WithoutCancel(ctx), k) // else it expires
+		}
+	}()
 	steps := []func() error{
 		func() error { return st.Create(ctx, k, r) },
 		func() (err error) { got, err = st.Get(ctx, k); return err },
@@ -67,9 +73,6 @@ func one(ctx context.Context, st store.Store, note func(op int, took time.Durati
 	for i, step := range steps {
 		began := time.Now()
 		if err := step(); err != nil {
-			if i > 0 && i < len(steps)-1 {
-				_, _ = st.Delete(context.WithoutCancel(ctx), k) // else it expires
-			}
 			return err
 		}
 		note(i, time.Since(began))
@@ -88,6 +91,7 @@ func one(ctx context.Context, st store.Store, note func(op int, took time.Durati
 	if _, err := st.Get(ctx, k); !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("what was deleted is still there (%v)", err)
 	}
+	done = true
 	return nil
 }
 

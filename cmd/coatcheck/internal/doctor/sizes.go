@@ -4,12 +4,17 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/coatcheck/coatcheck/store"
 )
 
 // Budget is the size in bytes up to which a session is lean: every request fetches it.
 const Budget = 4 << 10
+
+// listTime bounds the look at the sessions: in a store that others use too, there may be
+// few among many.
+const listTime = 30 * time.Second
 
 // Sessions is how many bytes sessions take, sealed as they are stored.
 type Sessions struct {
@@ -25,8 +30,14 @@ type Sessions struct {
 // sizes looks at up to so many sessions. Keys are hashes, so that the first of them in
 // whatever order are a fair sample.
 func sizes(ctx context.Context, l store.Lister, sample int) (s Sessions, err error) {
+	limit, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
 	var all []int
-	for kr, err := range l.List(ctx) {
+	for kr, err := range l.List(limit) {
+		if err != nil && limit.Err() != nil && len(all) > 0 {
+			s.More = true
+			break
+		}
 		if err != nil {
 			return Sessions{}, err
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // maxEvents bounds the memory of a fleet that runs for months.
-const maxEvents = 500
+const maxEvents = 5000
 
 // Kind is what happened.
 type Kind string

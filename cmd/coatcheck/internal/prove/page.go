@@ -35,7 +35,8 @@ func Page(results []*Result) []byte {
 		Sections []section
 		Compared bool
 		Seed     uint64
-	}{sections, len(results) > 1, results[0].Seed})
+		Notes    string
+	}{sections, len(results) > 1, results[0].Seed, notes})
 	return b.Bytes()
 }
 

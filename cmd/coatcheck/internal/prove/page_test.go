@@ -17,7 +17,7 @@ import (
 func sample(mode Mode, signOuts int) *Result {
 	began := time.Unix(1000, 0)
 	r := &Result{
-		Sessions: mode, Store: "sqlite:<b>", Seconds: 3, Workers: 2, Kills: 1,
+		Sessions: mode, Store: "sqlite:<b>", Seconds: 3, Kills: 1, Settings: Settings{Workers: 2, Kills: 1}, Flawless: signOuts == 0,
 		Result: &shopper.Result{
 			Shoppers: 5, Seed: 7, Journeys: 5, Requests: 60, SignOuts: signOuts, UnrepeatableLost: 1,
 			Servers: map[string]int{"worker-1": 40, "worker-2": 20}, Latency: shopper.Latency{P50: time.Millisecond, P99: 9 * time.Millisecond, Max: time.Second},
@@ -77,7 +77,7 @@ func TestPage(t *testing.T) {
 
 func TestTextAndJSON(t *testing.T) {
 	text := sample(External, 0).Text() + "\n" + Compare([]*Result{sample(External, 0), sample(Sticky, 1), sample(Local, 3)})
-	for _, want := range []string{"1 killed", "shared store", "memory, sticky", "sign-outs"} {
+	for _, want := range []string{"1 of 1 kills", "shared store", "memory, sticky", "sign-outs"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}
@@ -97,5 +97,28 @@ func TestTextAndJSON(t *testing.T) {
 	}
 	if got["sign_outs"] != 3.0 {
 		t.Errorf("sign_outs is %v; want 3", got["sign_outs"])
+	}
+}
+
+// TestUnexcused: a change without an answer is excused by a kill alone.
+func TestUnexcused(t *testing.T) {
+	at := time.Unix(1000, 0)
+	events := []fleet.Event{{Time: at, Kind: fleet.Killed}, {Time: at.Add(time.Minute), Kind: fleet.Died}}
+	lost := func(start time.Duration) shopper.Request {
+		return shopper.Request{Start: at.Add(start), Took: 100 * time.Millisecond, Fault: shopper.Unrepeatable}
+	}
+	for _, c := range []struct {
+		lost shopper.Request
+		want int
+	}{
+		{lost(-50 * time.Millisecond), 0},
+		{lost(500 * time.Millisecond), 0},
+		{lost(-3 * time.Second), 1},
+		{lost(3 * time.Second), 1},
+		{lost(time.Minute), 1}, // it died by itself
+	} {
+		if got := unexcused([]shopper.Request{c.lost}, events); got != c.want {
+			t.Errorf("a change at %v: %d unexcused; want %d", c.lost.Start.Sub(at), got, c.want)
+		}
 	}
 }

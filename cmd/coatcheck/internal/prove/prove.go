@@ -15,8 +15,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,8 +54,27 @@ type Config struct {
 	// Store is where external sessions are kept. If zero, in a SQLite file that is made
 	// for the experiment and removed after it.
 	Store storeurl.URL
+	// Log gets what the fleet logs. If nil, nobody does.
+	Log io.Writer
 	// WorkerArgs are as those of [up.Config].
 	WorkerArgs []string
+}
+
+// maxArrivals bounds the shoppers of one experiment.
+const maxArrivals = 1_000_000
+
+// Validate returns what makes no sense of it.
+func (c Config) Validate() error {
+	expected := c.arrivalRate() * c.Duration.Seconds() * max(1, c.Spike)
+	switch {
+	case expected > maxArrivals:
+		return fmt.Errorf("%.0f shoppers would come, more than %d: let fewer be there at once, for a shorter time or with more time to think", expected, maxArrivals)
+	case expected < 1:
+		return errors.New("no shopper would come in so short a time: let it last longer, or more be there at once")
+	case c.Kills > 0 && c.Workers == 1 && c.ScaleTo < 2 && c.Autoscale == nil:
+		return errors.New("the last server is never killed, so that with one there are no kills: have more servers, or no kills")
+	}
+	return nil
 }
 
 // Progress is how far an experiment is.
@@ -66,13 +84,25 @@ type Progress struct {
 	Requests, Faults  int // so far
 }
 
+// Settings are what repeats an experiment, with the seed.
+type Settings struct {
+	Duration float64 `json:"duration"` // seconds
+	Shoppers int     `json:"shoppers"` // at once
+	Think    float64 `json:"think"`    // seconds
+	Workers  int     `json:"workers"`
+	Kills    int     `json:"kills"`
+	ScaleTo  int     `json:"scale_to"`
+	Spike    float64 `json:"spike"`
+}
+
 // Result is what came of an experiment.
 type Result struct {
-	Sessions Mode    `json:"sessions"`
-	Store    string  `json:"store"` // without credentials
-	Seconds  float64 `json:"seconds"`
-	Workers  int     `json:"workers"`
-	Kills    int     `json:"kills"` // that happened
+	Sessions Mode     `json:"sessions"`
+	Store    string   `json:"store"` // without credentials
+	Settings Settings `json:"settings"`
+	Seconds  float64  `json:"seconds"`
+	Kills    int      `json:"kills"` // that happened
+	Flawless bool     `json:"flawless"`
 	*shopper.Result
 	Slow     int             `json:"slow_requests"` // slower than a second
 	Repeated uint64          `json:"repeated"`      // requests that were sent to another server
@@ -97,15 +127,21 @@ type Moment struct {
 const slow = time.Second
 
 // Run runs the experiment. It returns an error if the fleet could not be started or did
-// not stay up, or if ctx ends.
+// not stay up, or if ctx ends; and with a result one if the fleet did not end well.
 func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = io.Discard
+	}
 	u := c.Store
 	if c.Sessions != External || u == (storeurl.URL{}) {
-		dir, err := makeRoom()
+		dir, leave, err := makeRoom()
 		if err != nil {
 			return nil, err
 		}
-		defer os.RemoveAll(dir)
+		defer leave()
 		if u, err = storeurl.Parse("sqlite:" + filepath.Join(dir, "sessions.db")); err != nil {
 			return nil, err
 		}
@@ -120,12 +156,14 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 		return nil, err
 	}
 
+	log := console.New(c.Log, false)
+	defer log.Flush(time.Second)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ready := make(chan up.Running, 1)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- up.Run(serving, ctx, config, console.New(io.Discard, false), slog.New(slog.DiscardHandler), func(r up.Running) error {
+		ended <- up.Run(serving, ctx, config, log, slog.New(slog.NewTextHandler(log, nil)), func(r up.Running) error {
 			ready <- r
 			return nil
 		})
@@ -135,6 +173,10 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 	case f = <-ready:
 	case err := <-ended:
 		return nil, err
+	case <-ctx.Done():
+		stop()
+		<-ended
+		return nil, context.Cause(ctx)
 	}
 	r, err := experiment(ctx, c, f, ended, progress)
 	stop()
@@ -144,7 +186,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if err != nil {
+	if r == nil {
 		return nil, fmt.Errorf("the fleet: %w", err)
 	}
 	r.Sessions, r.Store = c.Sessions, u.String()
@@ -154,7 +196,10 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 	case c.Store == storeurl.URL{}:
 		r.Store = "a SQLite file"
 	}
-	return r, nil
+	if err != nil { // of its end, when all was counted
+		err = fmt.Errorf("the fleet: %w", err)
+	}
+	return r, err
 }
 
 // experiment lets the shoppers in.
@@ -207,11 +252,41 @@ func experiment(ctx context.Context, c Config, f up.Running, ended <-chan error,
 	if err = errors.Join(err, failure); err != nil {
 		return nil, err
 	}
+	if shoppers.Journeys == 0 {
+		return nil, errors.New("no shopper came: let it last longer")
+	}
+	if c.Kills > 0 && kills == 0 {
+		return nil, errors.New("no server was killed, for there never was a second one ready: have more servers, or give them more time")
+	}
 	status := f.Balancer()
-	return &Result{
-		Seconds: took.Seconds(), Workers: c.Workers, Kills: kills, Result: shoppers,
+	r := &Result{
+		Settings: Settings{c.Duration.Seconds(), c.Shoppers, c.Think.Seconds(), c.Workers, c.Kills, c.ScaleTo, c.Spike},
+		Seconds:  took.Seconds(), Kills: kills, Result: shoppers,
 		Slow: line.slow, Repeated: status.Retries, Timeline: line.moments(), Events: f.Fleet.Events(), Balancer: status, began: began,
-	}, nil
+	}
+	if n := unexcused(line.unrepeatable, r.Events); n > 0 {
+		r.UnrepeatableLost -= n
+		r.FailedRequests += n
+		r.First[shopper.FailedRequest] = r.First[shopper.Unrepeatable]
+	}
+	r.Flawless = r.Result.Flawless()
+	return r, nil
+}
+
+// grace is how far a kill and its event, or an answer, may be apart.
+const grace = time.Second
+
+// unexcused returns how many of the changes without an answer were not with a server when
+// that was killed: it may have died by itself, or have been stuck.
+func unexcused(lost []shopper.Request, events []fleet.Event) (n int) {
+	for _, r := range lost {
+		if !slices.ContainsFunc(events, func(e fleet.Event) bool {
+			return e.Kind == fleet.Killed && e.Time.After(r.Start.Add(-grace)) && e.Time.Before(r.Start.Add(r.Took+grace))
+		}) {
+			n++
+		}
+	}
+	return n
 }
 
 // steered is the part of a fleet that trouble comes to.
@@ -224,7 +299,7 @@ type steered interface {
 // perform lets happen what is to happen, and returns how many workers it has killed. The
 // last one that is ready is spared: it is the fleet that is tried, not its absence.
 func perform(ctx context.Context, c Config, f steered, began time.Time, acts []act) (kills int) {
-	rng := rand.New(rand.NewPCG(c.Seed, scheduleKills+10))
+	rng := rand.New(rand.NewPCG(c.Seed, choice))
 	for _, a := range acts {
 		select {
 		case <-time.After(time.Until(began.Add(a.at))):
@@ -249,23 +324,30 @@ func perform(ctx context.Context, c Config, f steered, began time.Time, acts []a
 	return kills
 }
 
-// makeRoom returns a folder of the experiment's own in the user's cache folder, and
-// removes those of experiments that were killed.
-func makeRoom() (string, error) {
+// makeRoom returns a folder of the experiment's own in the user's cache folder, which
+// leave removes, and removes those of experiments that were killed.
+func makeRoom() (dir string, leave func(), err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("folder of the experiment: %w; set HOME, or name a store with --store", err)
+		return "", nil, fmt.Errorf("folder of the experiment: %w; set HOME, or name a store with --store", err)
 	}
 	rooms := filepath.Join(cache, "coatcheck", "prove")
 	if err := os.MkdirAll(rooms, 0o700); err != nil {
-		return "", fmt.Errorf("folder of the experiment: %w; name a store with --store", err)
+		return "", nil, fmt.Errorf("folder of the experiment: %w; name a store with --store", err)
 	}
 	old, _ := os.ReadDir(rooms) // else they stay
 	for _, e := range old {
-		pid, _, _ := strings.Cut(e.Name(), "-")
-		if n, err := strconv.Atoi(pid); err == nil && n != os.Getpid() && !alive(n) {
-			_ = os.RemoveAll(filepath.Join(rooms, e.Name()))
-		}
+		removeUnlocked(filepath.Join(rooms, e.Name()))
 	}
-	return os.MkdirTemp(rooms, strconv.Itoa(os.Getpid())+"-")
+	if dir, err = os.MkdirTemp(rooms, ""); err != nil {
+		return "", nil, err
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, func() {
+		_ = os.RemoveAll(dir)
+		unlock()
+	}, nil
 }

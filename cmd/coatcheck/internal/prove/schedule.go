@@ -24,10 +24,16 @@ type schedule struct {
 
 // Parts of the duration in which something is otherwise.
 const (
-	scaleUpAt, scaleDownAt  = 0.40, 0.60
-	spikeBegins, spikeEnds  = 0.30, 0.50
-	killsBegin, killsEnd    = 0.05, 0.95
-	scheduleKills, visiting = 1, 2 // streams of random numbers
+	scaleUpAt, scaleDownAt = 0.40, 0.60
+	spikeBegins, spikeEnds = 0.30, 0.50
+	killsBegin, killsEnd   = 0.05, 0.95
+)
+
+// Streams of random numbers. Those of shoppers are the small numbers.
+const (
+	scheduleKills = 1<<63 + iota
+	visiting
+	choice
 )
 
 func newSchedule(c Config) schedule {
@@ -51,7 +57,7 @@ func newSchedule(c Config) schedule {
 		if c.Spike > 1 && at >= share(c.Duration, spikeBegins) && at < share(c.Duration, spikeEnds) {
 			rate *= c.Spike
 		}
-		at += time.Duration(rng.ExpFloat64() / rate * float64(time.Second))
+		at += max(1, time.Duration(rng.ExpFloat64()/rate*float64(time.Second)))
 		if at >= c.Duration {
 			return s
 		}

@@ -9,9 +9,15 @@ import (
 
 // Text writes the result for people.
 func (r *Result) Text() string {
-	return fmt.Sprintf("sessions in %s: %d servers for %.0f s, %d killed, %d requests repeated on another\n\n%s",
-		r.Store, r.Workers, r.Seconds, r.Kills, r.Repeated, strings.TrimSuffix(r.Result.String(), "\n"))
+	return fmt.Sprintf("sessions in %s: %.0f s, %d of %d kills, %d requests repeated on another server\n\n%s",
+		r.Store, r.Seconds, r.Kills, r.Settings.Kills, r.Repeated, strings.TrimSuffix(r.Result.String(), "\n"))
 }
+
+// notes are what to know of the figures.
+const notes = `Unrepeatable are changes that were with a server when it was killed, and may have been carried
+out: nobody can repeat those, so they are counted apart. Slow requests took over a second.
+Who is signed out signs in again at once, which makes more requests; items are lost by the
+piece, and with each sign-out that takes a cart.`
 
 // short leaves three digits or so.
 func short(d time.Duration) string {
@@ -52,6 +58,6 @@ func Compare(results []*Result) string {
 	row("p50", func(r *Result) any { return short(r.Latency.P50) })
 	row("p99", func(r *Result) any { return short(r.Latency.P99) })
 	_ = w.Flush() // to memory
-	b.WriteString("\nUnrepeatable requests were with a server when it died while it answered, and may have been\ncarried out: nobody can repeat those, so they are counted apart. Slow ones took over a second.")
+	b.WriteString("\n" + notes)
 	return b.String()
 }

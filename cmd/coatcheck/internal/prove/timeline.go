@@ -21,10 +21,13 @@ type timeline struct {
 	requests int
 	faults   int
 	slow     int
+
+	unrepeatable []shopper.Request
 }
 
 type slot struct {
-	ready   int
+	ready   int // at least
+	seen    bool
 	servers map[string]int
 	failed  int
 	took    []time.Duration
@@ -59,8 +62,11 @@ func (l *timeline) request(r shopper.Request) {
 	if r.Fault != "" {
 		s.failed++
 	}
-	if r.Fault == shopper.FailedRequest {
+	switch r.Fault {
+	case shopper.FailedRequest:
 		l.faults++
+	case shopper.Unrepeatable:
+		l.unrepeatable = append(l.unrepeatable, r)
 	}
 	if r.Took >= slow {
 		l.slow++
@@ -73,7 +79,9 @@ func (l *timeline) request(r shopper.Request) {
 func (l *timeline) ready(n int) (requests, faults int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.slotLocked(time.Now()).ready = n
+	if s := l.slotLocked(time.Now()); !s.seen || n < s.ready { // or a kill would not show
+		s.ready, s.seen = n, true
+	}
 	return l.requests, l.faults
 }
 

@@ -2,11 +2,13 @@ package shopper
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
@@ -39,6 +41,9 @@ func (s *shopper) send(method, path string, form url.Values) answer {
 	case err != nil:
 		r.Fault = FailedRequest
 		a.outcome = late
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
+			s.tally.ranOut(err)
+		}
 	case r.Status != http.StatusOK:
 		r.Fault = FailedRequest
 		err = fmt.Errorf("answered %d", r.Status)

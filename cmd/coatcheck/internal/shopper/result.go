@@ -107,6 +107,7 @@ type tally struct {
 	observe func(Request)
 
 	mu      sync.Mutex
+	short   error // what this machine ran out of
 	r       Result
 	latency histogram
 }
@@ -185,4 +186,19 @@ func (t *tally) first(k Kind, ex Example) {
 func (t *tally) result() *Result {
 	t.r.Latency = t.latency.latency()
 	return &t.r
+}
+
+// ranOut notes that this machine has no more of something.
+func (t *tally) ranOut(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.short == nil {
+		t.short = err
+	}
+}
+
+func (t *tally) exhausted() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.short
 }

@@ -91,7 +91,8 @@ func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error
 // Arrive lets a shopper come at each of the times, in order, counted from the call, and go
 // on one journey: an open model, in which a shop that is slow gets no rest. It returns
 // when the last has left; if ctx ends, none comes any more, and those in the shop
-// finish the step that they are at. Options.Duration and Options.Journeys do not apply.
+// finish the step that they are at. It returns an error if this machine ran out of files or
+// ports: that is no fault of the shop. Options.Duration and Options.Journeys do not apply.
 func Arrive(ctx context.Context, shop string, times []time.Duration, opts *Options) (*Result, error) {
 	o, err := complete(shop, opts)
 	if err != nil {
@@ -112,6 +113,9 @@ func Arrive(ctx context.Context, shop string, times []time.Duration, opts *Optio
 		})
 	}
 	wg.Wait()
+	if err := t.exhausted(); err != nil {
+		return nil, fmt.Errorf("shopper: this machine has not enough for so many shoppers, and the shop is not to blame: %w", err)
+	}
 	return t.result(), nil
 }
 

@@ -15,7 +15,8 @@ import (
 // sets it.
 type autoscaled struct {
 	*fleet.Fleet
-	config autoscale.Config
+	config Config
+	goal   autoscale.Config
 
 	mu     sync.Mutex
 	pinned bool
@@ -28,7 +29,7 @@ func (a *autoscaled) run(ctx context.Context, bal *balancer.Balancer) {
 		busy, ready := bal.Load()
 		return autoscale.Load{Busy: busy, Ready: ready}
 	}
-	autoscale.Run(ctx, autoscale.New(a.config), load, func(d autoscale.Decision) {
+	autoscale.Run(ctx, autoscale.New(a.goal), load, func(d autoscale.Decision) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.last = d
@@ -40,6 +41,9 @@ func (a *autoscaled) run(ctx context.Context, bal *balancer.Balancer) {
 
 // Scale sets the number of workers, and keeps it whatever the load.
 func (a *autoscaled) Scale(n int) error {
+	if err := a.config.checkSize(n); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.Fleet.ScaleFor(n, "set by hand; autoscaling pauses"); err != nil {
@@ -62,7 +66,7 @@ func (a *autoscaled) Autoscaling() *admin.Autoscaling {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &admin.Autoscaling{
-		Min: a.config.Min, Max: a.config.Max, Target: a.config.Target, Window: a.config.Window.Seconds(),
+		Min: a.goal.Min, Max: a.goal.Max, Target: a.goal.Target, Window: a.goal.Window.Seconds(),
 		Pinned: a.pinned, Panic: a.last.Panic, Stable: a.last.Stable, Burst: a.last.Burst,
 		Workers: a.last.Workers, Reason: a.last.Reason,
 	}
@@ -76,12 +80,21 @@ type limited struct {
 }
 
 func (l limited) Scale(n int) error {
-	if n <= fleet.MaxWorkers {
-		if err := l.config.checkShared(n); err != nil {
-			return countError{err}
-		}
+	if err := l.config.checkSize(n); err != nil {
+		return err
 	}
 	return l.Fleet.Scale(n)
+}
+
+// checkSize returns why the store cannot serve so many workers.
+func (c Config) checkSize(n int) error {
+	if n > fleet.MaxWorkers {
+		return nil // which the fleet refuses
+	}
+	if err := c.checkShared(n); err != nil {
+		return countError{err}
+	}
+	return nil
 }
 
 func (limited) Autoscaling() *admin.Autoscaling { return nil }

@@ -2,7 +2,6 @@ package up
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
-	"golang.org/x/term"
 )
 
 // statusInterval is short enough to look alive.
@@ -33,7 +31,7 @@ func showStatus(out *console.Console, r Ready, topology string, workers *fleet.F
 		defer tick.Stop()
 		for {
 			changed := workers.Changed()
-			out.SetStatus(statusLine(r, topology, workers.Workers(), workers.Target(), bal.Status()), width())
+			out.SetStatus(statusLine(r, topology, workers.Workers(), workers.Target(), bal.Status()), console.Width())
 			select {
 			case <-tick.C:
 			case <-changed:
@@ -47,14 +45,6 @@ func showStatus(out *console.Console, r Ready, topology string, workers *fleet.F
 		close(end)
 		<-ended
 	})
-}
-
-func width() int {
-	w, _, err := term.GetSize(int(os.Stderr.Fd()))
-	if err != nil {
-		return 80
-	}
-	return w
 }
 
 // statusLine says what is going on, the most important first: it may be cut.

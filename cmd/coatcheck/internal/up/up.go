@@ -209,7 +209,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 
 	var steered admin.Fleet = limited{workers, c}
 	if c.Autoscale != nil {
-		a := &autoscaled{Fleet: workers, config: *c.Autoscale}
+		a := &autoscaled{Fleet: workers, config: c, goal: c.Autoscale.Complete()}
 		steered = a
 		scaling, stopScaling := context.WithCancel(polite)
 		scaled := make(chan struct{})

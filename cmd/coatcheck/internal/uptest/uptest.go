@@ -281,7 +281,14 @@ func (u *Up) Events() []fleet.Event {
 // Scale sets the number of workers.
 func (u *Up) Scale(n int) {
 	u.t.Helper()
-	u.do(http.MethodPost, "/api/fleet/scale", fmt.Sprintf(`{"workers":%d}`, n), nil)
+	if err := u.TryScale(n); err != nil {
+		u.t.Fatal(err)
+	}
+}
+
+// TryScale is [Up.Scale], and returns why it is refused.
+func (u *Up) TryScale(n int) error {
+	return u.call(u.t.Context(), http.MethodPost, "/api/fleet/scale", fmt.Sprintf(`{"workers":%d}`, n), nil)
 }
 
 // Autoscale lets the load decide on the number of workers again.
