@@ -45,7 +45,7 @@ func (c *doctorCommand) Run(p *printer) error {
 		return err
 	}
 	defer o.Close()
-	opts := &doctor.Options{Rounds: c.Rounds}
+	opts := &doctor.Options{Rounds: c.Rounds, Inspect: o.Inspect}
 	if c.url.CheckSchema() == nil {
 		opts.Verify = o.Verify
 	}

@@ -16,6 +16,9 @@ import (
 type Options struct {
 	// Verify returns what is wrong with the store's schema. If nil, it has none.
 	Verify func(context.Context) error
+	// Inspect returns what the server says of itself. If nil, it is the store's own
+	// [store.Inspector], if that is one.
+	Inspect func(context.Context) ([]store.Finding, error)
 	// Rounds is how often each operation is measured. If zero, 200.
 	Rounds int
 	// Sample bounds how many sessions are looked at. If zero, 10,000.
@@ -68,8 +71,11 @@ func Examine(ctx context.Context, st store.Store, opts *Options) (*Report, error
 	r := &Report{Findings: []Finding{}, Operations: []Operation{}}
 
 	o.Progress("settings of the server")
-	if in, ok := store.As[store.Inspector](st); ok {
-		found, err := in.Inspect(ctx)
+	if in, ok := store.As[store.Inspector](st); ok && o.Inspect == nil {
+		o.Inspect = in.Inspect
+	}
+	if o.Inspect != nil {
+		found, err := o.Inspect(ctx)
 		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return nil, err
 		}

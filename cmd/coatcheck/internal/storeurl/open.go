@@ -329,10 +329,14 @@ func (o *Opened) Advise(ctx context.Context, logger *slog.Logger) {
 	}
 }
 
-// Inspect returns what a server says of itself, once it is connected.
+// Inspect returns what a server says of itself, once it is connected, or a file.
 func (o *Opened) Inspect(ctx context.Context) ([]store.Finding, error) {
 	if o.network == nil {
-		return nil, errors.ErrUnsupported
+		inspector, ok := store.As[store.Inspector](o.Store)
+		if !ok {
+			return nil, errors.ErrUnsupported
+		}
+		return inspector.Inspect(ctx)
 	}
 	inspector, err := capability[store.Inspector](o.network)
 	if err != nil {
