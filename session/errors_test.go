@@ -214,13 +214,18 @@ func TestStoreRefuses(t *testing.T) {
 	}
 }
 
+// newAnswering returns a manager, and the error that it was last asked to answer with.
+func newAnswering(t *testing.T, st store.Store) (m *session.Manager, answer *error) {
+	answer = new(error)
+	return newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { *answer = err }}), answer
+}
+
 // TestStoreRefusesAfterALoss: an answer that was lost leaves open what happened, whatever
 // the store says afterwards.
 func TestStoreRefusesAfterALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newCalls()
-		var answered error
-		m := newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { answered = err }})
+		m, answer := newAnswering(t, st)
 		b := newBrowser(t)
 		b.signIn(m, "alice")
 		b.do(m, func(s *session.Session) {
@@ -234,8 +239,8 @@ func TestStoreRefusesAfterALoss(t *testing.T) {
 			}
 			check(t, name.Set(s, "after"))
 		})
-		if !errors.Is(answered, session.ErrUnavailable) || !errors.Is(answered, session.ErrAmbiguous) {
-			t.Errorf("%v; want ErrUnavailable and ErrAmbiguous", answered)
+		if !errors.Is(*answer, session.ErrUnavailable) || !errors.Is(*answer, session.ErrAmbiguous) {
+			t.Errorf("%v; want ErrUnavailable and ErrAmbiguous", *answer)
 		}
 	})
 }
@@ -246,8 +251,7 @@ func TestUnappliedWritesAreTriedAgain(t *testing.T) {
 	for _, recovers := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			st := newCalls()
-			var answered error
-			m := newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { answered = err }})
+			m, answer := newAnswering(t, st)
 			b := newBrowser(t)
 			b.signIn(m, "alice")
 			began := time.Now()
@@ -260,11 +264,11 @@ func TestUnappliedWritesAreTriedAgain(t *testing.T) {
 				}
 				check(t, name.Set(s, "after"))
 			})
-			if recovers && answered != nil {
-				t.Errorf("%v; want success, for the store recovered", answered)
+			if recovers && *answer != nil {
+				t.Errorf("%v; want success, for the store recovered", *answer)
 			}
-			if !recovers && (!errors.Is(answered, session.ErrUnavailable) || errors.Is(answered, session.ErrAmbiguous)) {
-				t.Errorf("%v; want ErrUnavailable, and not ErrAmbiguous", answered)
+			if !recovers && (!errors.Is(*answer, session.ErrUnavailable) || errors.Is(*answer, session.ErrAmbiguous)) {
+				t.Errorf("%v; want ErrUnavailable, and not ErrAmbiguous", *answer)
 			}
 		})
 	}
@@ -396,8 +400,7 @@ func TestLogoutWhoseDeletionIsLost(t *testing.T) {
 func TestWhyIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := newCalls()
-		var answered error
-		m := newManager(t, st, &session.Options{ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { answered = err }})
+		m, answer := newAnswering(t, st)
 		b := newBrowser(t)
 		b.signIn(m, "alice")
 		b.do(m, func(s *session.Session) {
@@ -414,8 +417,8 @@ func TestWhyIsNotForgotten(t *testing.T) {
 			}
 			check(t, name.Set(s, "after"))
 		})
-		if answered == nil || !strings.Contains(answered.Error(), "read only") {
-			t.Errorf("%v; want why the write was refused", answered)
+		if *answer == nil || !strings.Contains((*answer).Error(), "read only") {
+			t.Errorf("%v; want why the write was refused", *answer)
 		}
 	})
 }

@@ -142,7 +142,8 @@ func newChart(r *Result) chart {
 	p := plot{Title: "requests a second, by server", Y: y(0), H: plotHeight, Most: fmt.Sprintf("%.0f", most)}
 	base := make([]float64, len(r.Timeline))
 	for i, name := range servers {
-		var up, down strings.Builder
+		var up strings.Builder
+		var down []string // the same way back
 		from, to := -1, -1
 		for j, m := range r.Timeline {
 			if m.Requests[name] > 0 {
@@ -156,13 +157,11 @@ func newChart(r *Result) chart {
 			top := base[j] + float64(r.Timeline[j].Requests[name])/width
 			px := x(r.Timeline[j].At + width/2)
 			fmt.Fprintf(&up, "L%.1f %.1f", px, p.Y+p.H*(1-top/most))
-			text := fmt.Sprintf("L%.1f %.1f", px, p.Y+p.H*(1-base[j]/most))
-			rest := down.String()
-			down.Reset()
-			down.WriteString(text + rest)
+			down = append(down, fmt.Sprintf("L%.1f %.1f", px, p.Y+p.H*(1-base[j]/most)))
 			base[j] = top
 		}
-		p.Areas = append(p.Areas, area{"M" + up.String()[1:] + down.String() + "Z", i * 47 % 360, name})
+		slices.Reverse(down)
+		p.Areas = append(p.Areas, area{"M" + up.String()[1:] + strings.Join(down, "") + "Z", i * 47 % 360, name})
 	}
 	c.Plots = append(c.Plots, p)
 

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/autoscale"
-	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/shopper"
@@ -104,11 +103,10 @@ type Result struct {
 	Kills    int      `json:"kills"` // that happened
 	Flawless bool     `json:"flawless"`
 	*shopper.Result
-	Slow     int             `json:"slow_requests"` // slower than a second
-	Repeated uint64          `json:"repeated"`      // requests that were sent to another server
-	Timeline []Moment        `json:"timeline"`
-	Events   []fleet.Event   `json:"events"`
-	Balancer balancer.Status `json:"-"`
+	Slow     int           `json:"slow_requests"` // slower than a second
+	Repeated uint64        `json:"repeated"`      // requests that were sent to another server
+	Timeline []Moment      `json:"timeline"`
+	Events   []fleet.Event `json:"events"`
 
 	began time.Time
 }
@@ -258,11 +256,10 @@ func experiment(ctx context.Context, c Config, f up.Running, ended <-chan error,
 	if c.Kills > 0 && kills == 0 {
 		return nil, errors.New("no server was killed, for there never was a second one ready: have more servers, or give them more time")
 	}
-	status := f.Balancer()
 	r := &Result{
 		Settings: Settings{c.Duration.Seconds(), c.Shoppers, c.Think.Seconds(), c.Workers, c.Kills, c.ScaleTo, c.Spike},
 		Seconds:  took.Seconds(), Kills: kills, Result: shoppers,
-		Slow: line.slow, Repeated: status.Retries, Timeline: line.moments(), Events: f.Fleet.Events(), Balancer: status, began: began,
+		Slow: line.slow, Repeated: f.Balancer().Retries, Timeline: line.moments(), Events: f.Fleet.Events(), began: began,
 	}
 	if n := unexcused(line.unrepeatable, r.Events); n > 0 {
 		r.UnrepeatableLost -= n
