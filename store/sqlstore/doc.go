@@ -51,7 +51,12 @@
 // with several primaries, name one node for all web servers, since another may answer
 // with what is old. Three things take one more statement: Create in place of an expired
 // record, DeleteOwner (live sessions, then what else is the owner's), and each batch of
-// a sweep, which takes two more if some of it lives on.
+// a sweep, which takes two more if some of it lives on. A write that matches nothing is
+// followed by a read: MariaDB answers so, and with success, to some statements that it
+// ends early, for max_statement_time or KILL QUERY.
+//
+// Leave rejectReadOnly of go-sql-driver off: it hides why a write was refused. The store
+// itself closes idle connections when a server takes no writes any more.
 //
 // The settings of the data source name are the application's: clientFoundRows,
 // interpolateParams (with Options.Unprepared) and sql_mode change nothing of what
@@ -83,7 +88,8 @@
 // An error of the server is shown by its code and what to do about it. Its
 // message is shown only where it names no more than users, tables and settings:
 // others may hold keys and owners. A write that the server refused has changed
-// nothing. One whose connection or context ended after it was sent may have been
+// nothing, and is [store.ErrUnapplied]; if that stays so until somebody sees to the
+// server, [store.ErrRejected]. One whose connection or context ended after it was sent may have been
 // carried out, and is [store.ErrAmbiguous]; one that never got a connection is
 // not.
 //
