@@ -91,6 +91,62 @@ func TestRefusedLoadsAreNotLogged(t *testing.T) {
 	}
 }
 
+// TestFailedLoadsAreRepeatedOnce: a connection that broke under a read, or one call that
+// took too long, is no reason for an error page. An outage is, and so is what another
+// read cannot mend.
+func TestFailedLoadsAreRepeatedOnce(t *testing.T) {
+	late := fmt.Errorf("store: %w", context.DeadlineExceeded) // of the call, not of the request
+	for _, tt := range []struct {
+		name   string
+		errs   []error
+		reads  int
+		status int
+	}{
+		{"a lost connection", []error{errLost, nil}, 2, http.StatusOK},
+		{"a slow call", []error{late, nil}, 2, http.StatusOK},
+		{"an outage", []error{errLost, errLost, nil}, 2, http.StatusServiceUnavailable},
+		{"a circuit that opened", []error{errLost, fmt.Errorf("breaker: %w", store.ErrNotAsked), nil}, 2, http.StatusServiceUnavailable},
+		{"a circuit that is open", []error{fmt.Errorf("breaker: %w", store.ErrNotAsked), nil}, 1, http.StatusServiceUnavailable},
+		{"a refusal", []error{fmt.Errorf("store: %w", store.ErrRejected), nil}, 1, http.StatusServiceUnavailable},
+		{"no such session", []error{fmt.Errorf("store: %w", store.ErrNotFound), nil}, 1, http.StatusOK},
+		{"a damaged record", []error{fmt.Errorf("store: %w", store.ErrCorrupt), nil}, 1, http.StatusOK},
+	} {
+		st := newCalls()
+		m := newManager(t, st, nil)
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		reads := 0
+		st.before = func(op string, _ store.Key) error {
+			if op != "get" {
+				return nil
+			}
+			reads++
+			return tt.errs[min(reads, len(tt.errs))-1]
+		}
+		resp := b.do(m, func(s *session.Session) {
+			if want := tt.errs[reads-1] == nil; (s.Owner() == "alice") != want {
+				t.Errorf("%s: the owner is %q", tt.name, s.Owner())
+			}
+		})
+		if resp.StatusCode != tt.status || reads != tt.reads {
+			t.Errorf("%s: status %d after %d reads; want %d after %d", tt.name, resp.StatusCode, reads, tt.status, tt.reads)
+		}
+	}
+
+	// One that took all the time there is leaves none for another.
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		m := newManager(t, st, &session.Options{StoreTimeout: time.Second})
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		st.before = func(string, store.Key) error { time.Sleep(time.Second); return late }
+		before := st.count("get")
+		if resp := b.do(m, func(*session.Session) {}); resp.StatusCode != http.StatusServiceUnavailable || st.count("get") != before+1 {
+			t.Errorf("status %d after %d reads; want 503 after one", resp.StatusCode, st.count("get")-before)
+		}
+	})
+}
+
 // TestRefusedCommits: a write that a breaker refused was not sent. It is no error in
 // the log, and it is known that nothing is stored; unless an attempt before it was
 // lost on the way.

@@ -145,6 +145,9 @@ func outageLevel(err error) slog.Level {
 func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now time.Time) error {
 	m, k := s.m, id.Key()
 	rec, err := m.store.Get(ctx, k)
+	if err != nil && worthAnother(ctx, err) {
+		rec, err = m.store.Get(ctx, k)
+	}
 	payload, err := s.open(id, k, rec, err)
 	if m.fresh != nil {
 		if m.mustReadThrough(k, seen, rec, payload, err, now) {
@@ -153,6 +156,13 @@ func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now 
 		s.mayBeCopy = true
 	}
 	return s.take(ctx, id, k, rec, payload, err, now)
+}
+
+// worthAnother reports whether a read that failed so is made once more before the
+// request is answered with an error: a connection that broke, or one call that took too
+// long, says little of the store, and to read twice does no harm.
+func worthAnother(ctx context.Context, err error) bool {
+	return !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNotAsked) && mayPass(err) && ctx.Err() == nil
 }
 
 // take makes s what a read under k, id's key, has found.

@@ -47,7 +47,9 @@ type Options struct {
 	// browsers on HTTPS send it.
 	InsecureCookie bool
 
-	// StoreTimeout is the deadline of one call to the store. If zero, 2 s.
+	// StoreTimeout is the deadline of one call to the store. When the read that a
+	// request begins with fails sooner, another is made in what is left of it. If
+	// zero, 2 s.
 	StoreTimeout time.Duration
 
 	// CommitTimeout is the bound on a commit with all its retries. If zero, 5 s.
