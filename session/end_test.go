@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -223,6 +224,53 @@ func TestLogoutInOutageIgnoresHangUp(t *testing.T) {
 type evader struct{ *memstore.Store }
 
 func (evader) DeleteOwner(context.Context, string, ...store.Handle) (int, error) { return 1, nil }
+
+// A failure that may pass does not end RevokeAll: a password was changed, and a session of
+// somebody else's must not live on for one broken connection. What does not pass is
+// reported at once, and what lasts with its reason, not with the time that ran out.
+func TestRevokeAllIsRepeated(t *testing.T) {
+	refused := fmt.Errorf("store: %w", store.ErrRejected)
+	for _, tt := range []struct {
+		name     string
+		failures int
+		err      error
+		calls    int // of the deletion; 0 for as many as there is time for
+		want     error
+	}{
+		{"a broken connection, twice", 2, errLost, 3 + 1, nil},
+		{"a refusal", 1, refused, 1, store.ErrRejected},
+		{"an outage", 1 << 30, errLost, 0, errLost},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newCalls()
+			m := newManager(t, st, nil)
+			for range 2 {
+				newBrowser(t).signIn(m, "alice")
+			}
+			calls := 0
+			st.before = func(op string, _ store.Key) error {
+				if op != "delete owner" {
+					return nil
+				}
+				if calls++; calls <= tt.failures {
+					return tt.err
+				}
+				return nil
+			}
+			n, err := m.RevokeAll(t.Context(), "alice")
+			if tt.want == nil {
+				if err != nil || n != 2 || len(st.live(t)) != 0 {
+					t.Errorf("%s: %d ended, %v, and %d live; want two, and none", tt.name, n, err, len(st.live(t)))
+				}
+			} else if !errors.Is(err, session.ErrUnavailable) || !errors.Is(err, tt.want) || n != 0 {
+				t.Errorf("%s: %d ended, %v; want ErrUnavailable for %v", tt.name, n, err, tt.want)
+			}
+			if tt.calls != 0 && calls != tt.calls || calls < 1 {
+				t.Errorf("%s: %d deletions were tried; want %d", tt.name, calls, tt.calls)
+			}
+		})
+	}
+}
 
 // RevokeAll does not report success when sessions keep appearing.
 func TestRevokeAllCannotWin(t *testing.T) {
