@@ -22,8 +22,11 @@ type withUptest struct{ m *testing.M }
 
 func (w withUptest) Run() int { return uptest.Main(w.m) }
 
+// commands are what this test binary is besides, by the name that it is called by.
+var commands = map[string]func(){"coatcheck": main}
+
 func TestMain(m *testing.M) {
-	testscript.Main(withUptest{m}, map[string]func(){"coatcheck": main})
+	testscript.Main(withUptest{m}, commands)
 }
 
 // The scripts in testdata/script show the command line as a user sees it.
