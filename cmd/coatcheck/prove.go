@@ -29,6 +29,8 @@ type proveCommand struct {
 	Auto     string        `name:"autoscale" help:"Keep as many web servers as the load takes, in place of --workers and --scale-to." placeholder:"MIN:MAX" xor:"workers,scale"`
 	Target   float64       `name:"autoscale-target" help:"How many requests at once one web server is for; few, as the shop answers in a millisecond or two. Default: ${default}." default:"0.1" placeholder:"N"`
 	Window   time.Duration `name:"autoscale-window" help:"Over how long the load is averaged; a tenth of it tells a burst, after which no server goes for as long. Default: ${default}." default:"10s" placeholder:"TIME"`
+	Restarts int           `name:"store-restarts" help:"How often the store breaks all connections and takes none for a second; what it answers 503 for then is counted apart. It must be a server on this machine." placeholder:"N"`
+	Slow     time.Duration `name:"slow-store" help:"By how much later the store answers for a fifth of the time. It must be a server on this machine." placeholder:"TIME"`
 	Think    time.Duration `help:"How long a shopper looks at a page, on average. Default: ${default}." default:"1s" placeholder:"TIME"`
 	Seed     uint64        `help:"What the shoppers do, when they come and what is killed depends on it alone. Default: random, and told." placeholder:"N"`
 	Store    string        `help:"The store of external sessions: ${stores}. The default is a SQLite file of the experiment's own." placeholder:"URL"`
@@ -41,6 +43,7 @@ type proveCommand struct {
 // Validate is called by kong; its errors are errors of usage.
 func (c *proveCommand) Validate() error {
 	const maxDuration, maxShoppers, maxKills = time.Hour, 100_000, 1000 // of more kills the events are forgotten
+	const maxRestarts, maxSlow = 100, time.Minute
 	workers, scaleTo := 3, 10
 	if c.Workers != nil {
 		workers = *c.Workers
@@ -61,12 +64,16 @@ func (c *proveCommand) Validate() error {
 		return fmt.Errorf("--scale-to must be between 0, for no scaling, and %d", fleet.MaxWorkers)
 	case c.Spike != 0 && !(c.Spike >= 1 && c.Spike <= 1000):
 		return errors.New("--spike must be between 1 and 1000")
+	case c.Restarts < 0 || c.Restarts > maxRestarts:
+		return fmt.Errorf("--store-restarts must be between 0 and %d", maxRestarts)
+	case c.Slow < 0 || c.Slow > maxSlow:
+		return fmt.Errorf("--slow-store must be between 0 and %v", maxSlow)
 	case c.Think < time.Millisecond || c.Think > time.Minute:
 		return errors.New("--think must be between 1ms and 1m")
 	}
 	c.config = prove.Config{
 		Sessions: prove.Mode(c.Sessions), Duration: c.Duration, Shoppers: c.Shoppers, Workers: workers,
-		Kills: c.Kills, ScaleTo: scaleTo, Spike: c.Spike, Think: c.Think, Seed: c.Seed,
+		Kills: c.Kills, ScaleTo: scaleTo, Spike: c.Spike, Think: c.Think, Seed: c.Seed, StoreRestarts: c.Restarts, SlowStore: c.Slow,
 		WorkerArgs: []string{"serve", "--supervised"},
 	}
 	if c.Auto != "" {
@@ -86,21 +93,20 @@ func (c *proveCommand) Validate() error {
 		}
 		c.config.Workers, c.config.ScaleTo, c.config.Autoscale = lo, 0, &scaling
 	}
-	if err := c.config.Validate(); err != nil {
-		return err
+	if c.Store != "" {
+		u, err := storeurl.Parse(c.Store)
+		if err != nil {
+			return fmt.Errorf("--store: %w", err)
+		}
+		if !u.Shared() {
+			return fmt.Errorf("--store: %v is the memory of one process; for the control of the experiment use --sessions local", u)
+		}
+		if _, err := u.Server(); err != nil && (c.Restarts > 0 || c.Slow > 0) {
+			return fmt.Errorf("--store: %w", err)
+		}
+		c.config.Store = u
 	}
-	if c.Store == "" {
-		return nil
-	}
-	u, err := storeurl.Parse(c.Store)
-	if err != nil {
-		return fmt.Errorf("--store: %w", err)
-	}
-	if !u.Shared() {
-		return fmt.Errorf("--store: %v is the memory of one process; for the control of the experiment use --sessions local", u)
-	}
-	c.config.Store = u
-	return nil
+	return c.config.Validate()
 }
 
 // Run is called by kong.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/uptest"
+	"github.com/coatcheck/coatcheck/internal/testserver"
 )
 
 // proof is a run of `coatcheck prove --json`.
@@ -33,6 +34,12 @@ type proof struct {
 	WrongUsers       int `json:"wrong_users"`
 	FailedRequests   int `json:"failed_requests"`
 	UnrepeatableLost int `json:"unrepeatable_lost"`
+
+	Unavailable int `json:"unavailable_requests"`
+	Outages     []struct {
+		From float64 `json:"from"`
+		To   float64 `json:"to"`
+	} `json:"outages"`
 
 	Timeline []struct {
 		Ready int `json:"ready"`
@@ -105,6 +112,23 @@ func TestProve(t *testing.T) {
 	}
 	if page, err := os.ReadFile(report); err != nil || !bytes.Contains(page, []byte("</svg>")) {
 		t.Errorf("the report: %v, %d bytes", err, len(page))
+	}
+}
+
+// TestProveWithTroubleOfTheStore: while the store is down nobody has a session, and when it
+// is back everybody has. What fails otherwise is not excused.
+func TestProveWithTroubleOfTheStore(t *testing.T) {
+	for _, kind := range []string{"redis", "postgres"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			p, status := runProve(t, "--store", testserver.Start(t, kind, nil).URL, "--store-restarts", "3", "--slow-store", "20ms", "--kills", "4")
+			if status != 0 || !p.Flawless || p.SignOuts+p.LostItems+p.SurplusItems+p.WrongUsers+p.FailedRequests != 0 {
+				t.Errorf("status %d, %+v; want that nobody lost anything", status, p)
+			}
+			if len(p.Outages) != 3 || p.Unavailable == 0 || p.Unavailable > p.Requests/2 || p.Requests < 300 {
+				t.Errorf("%d outages, 503 to %d of %d requests are no trial", len(p.Outages), p.Unavailable, p.Requests)
+			}
+		})
 	}
 }
 

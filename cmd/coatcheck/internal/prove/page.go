@@ -53,7 +53,7 @@ func rows(r *Result) [][2]string {
 		{"surplus items", n(r.SurplusItems)},
 		{"wrong users", n(r.WrongUsers)},
 		{"failed requests", n(r.FailedRequests)},
-		{"slow requests", n(r.Slow)},
+		{"slow requests", n(r.SlowRequests)},
 		{"unrepeatable", n(r.UnrepeatableLost)},
 		{"p50", short(r.Latency.P50)},
 		{"p99", short(r.Latency.P99)},
@@ -65,6 +65,7 @@ type chart struct {
 	Width, Height int
 	Plots         []plot
 	Marks         []mark
+	Bands         []band // times in which the store was down
 	Ticks         []tick // of the seconds
 }
 
@@ -87,6 +88,11 @@ type area struct {
 type line struct{ Path, Class string }
 
 type bar struct{ X, Y, W, H float64 }
+
+type band struct {
+	X, W  float64
+	Title string
+}
 
 type mark struct {
 	X     float64
@@ -217,6 +223,9 @@ func newChart(r *Result) chart {
 				c.Marks = append(c.Marks, mark{x(at), "scale", fmt.Sprintf("%.1f s: %s", at, e.Detail)})
 			}
 		}
+	}
+	for _, o := range r.Outages {
+		c.Bands = append(c.Bands, band{x(o.From), max(1, x(o.To)-x(o.From)), fmt.Sprintf("%.1f s: the store was down until %.1f s", o.From, o.To)})
 	}
 	every := 1.0
 	for _, e := range []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600} {

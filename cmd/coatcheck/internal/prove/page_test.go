@@ -75,6 +75,23 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestExcused: a 503 is excused by an outage alone, and the time after it.
+func TestExcused(t *testing.T) {
+	at := time.Unix(1000, 0)
+	for from, want := range map[time.Duration]int{
+		3800 * time.Millisecond: 0,
+		3950 * time.Millisecond: 1, // it was there when the outage began
+		5 * time.Second:         1,
+		6500 * time.Millisecond: 1,
+		7100 * time.Millisecond: 0,
+	} {
+		r := shopper.Request{Start: at.Add(from), Took: 100 * time.Millisecond}
+		if got := excused([]shopper.Request{r}, at, []Outage{{4, 5}}); got != want {
+			t.Errorf("a 503 at %v: %d excused; want %d", from, got, want)
+		}
+	}
+}
+
 func TestTextAndJSON(t *testing.T) {
 	text := sample(External, 0).Text() + "\n" + Compare([]*Result{sample(External, 0), sample(Sticky, 1), sample(Local, 3)})
 	for _, want := range []string{"1 of 1 kills", "shared store", "memory, sticky", "sign-outs"} {

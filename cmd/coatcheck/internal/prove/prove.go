@@ -50,6 +50,11 @@ type Config struct {
 	Autoscale *autoscale.Config // in place of a fixed number of workers
 	Seed      uint64
 	Think     time.Duration // between two steps of a shopper, on average
+	// StoreRestarts is how often the store breaks all connections and takes none for a
+	// second. SlowStore is by how much later it answers for a fifth of the time. Both need a
+	// Store of which [storeurl.URL.Server] returns no error, and are for external sessions.
+	StoreRestarts int
+	SlowStore     time.Duration
 	// Store is where external sessions are kept. If zero, in a SQLite file that is made
 	// for the experiment and removed after it.
 	Store storeurl.URL
@@ -70,10 +75,17 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%.0f shoppers would come, more than %d: let fewer be there at once, for a shorter time or with more time to think", expected, maxArrivals)
 	case expected < 1:
 		return errors.New("no shopper would come in so short a time: let it last longer, or more be there at once")
+	case (c.StoreRestarts > 0 || c.SlowStore > 0) && !c.Store.Shared():
+		return errors.New("trouble of the store takes a server: a file, which is the default, does not restart and is not far away; name a store on this machine with --store, as redis://127.0.0.1")
 	case c.Kills > 0 && c.Workers == 1 && c.ScaleTo < 2 && c.Autoscale == nil:
 		return errors.New("the last server is never killed, so that with one there are no kills: have more servers, or no kills")
 	}
 	return nil
+}
+
+// troublesStore reports whether something happens to the store.
+func (c Config) troublesStore() bool {
+	return c.Sessions == External && (c.StoreRestarts > 0 || c.SlowStore > 0)
 }
 
 // Progress is how far an experiment is.
@@ -92,6 +104,8 @@ type Settings struct {
 	Kills    int     `json:"kills"`
 	ScaleTo  int     `json:"scale_to"`
 	Spike    float64 `json:"spike"`
+	Restarts int     `json:"store_restarts"`
+	Slow     float64 `json:"slow_store"` // seconds
 }
 
 // Result is what came of an experiment.
@@ -103,12 +117,21 @@ type Result struct {
 	Kills    int      `json:"kills"` // that happened
 	Flawless bool     `json:"flawless"`
 	*shopper.Result
-	Slow     int           `json:"slow_requests"` // slower than a second
-	Repeated uint64        `json:"repeated"`      // requests that were sent to another server
-	Timeline []Moment      `json:"timeline"`
-	Events   []fleet.Event `json:"events"`
+	// Unavailable are requests that were answered 503 while the store was down, or
+	// right after. They are not among the failed: without a store there is no session.
+	Unavailable int           `json:"unavailable_requests"`
+	Outages     []Outage      `json:"outages,omitempty"`
+	Repeated    uint64        `json:"repeated"` // requests that were sent to another server
+	Timeline    []Moment      `json:"timeline"`
+	Events      []fleet.Event `json:"events"`
 
 	began time.Time
+}
+
+// Outage is a time in which the store was down, in seconds since the beginning.
+type Outage struct {
+	From float64 `json:"from"`
+	To   float64 `json:"to"`
 }
 
 // Moment is a part of the experiment.
@@ -120,9 +143,6 @@ type Moment struct {
 	P50      float64        `json:"p50_ms"`
 	P99      float64        `json:"p99_ms"`
 }
-
-// slow is what a visitor calls so.
-const slow = time.Second
 
 // Run runs the experiment. It returns an error if the fleet could not be started or did
 // not stay up, or if ctx ends; and with a result one if the fleet did not end well.
@@ -144,9 +164,22 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 			return nil, err
 		}
 	}
+	reached := u
+	var between *relay
+	if c.troublesStore() {
+		addr, err := u.Server()
+		if err != nil {
+			return nil, err
+		}
+		if between, err = newRelay(addr); err != nil {
+			return nil, err
+		}
+		defer between.close()
+		reached = u.Via(between.addr())
+	}
 	config := up.Config{
 		Listen: "127.0.0.1:0", Admin: "127.0.0.1:0",
-		Workers: c.Workers, Autoscale: c.Autoscale, Store: u,
+		Workers: c.Workers, Autoscale: c.Autoscale, Store: reached,
 		Apart: c.Sessions != External, Sticky: c.Sessions == Sticky,
 		WorkerArgs: c.WorkerArgs,
 	}
@@ -176,7 +209,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 		<-ended
 		return nil, context.Cause(ctx)
 	}
-	r, err := experiment(ctx, c, f, ended, progress)
+	r, err := experiment(ctx, c, f, between, ended, progress)
 	stop()
 	if err == nil {
 		err = <-ended
@@ -201,7 +234,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 }
 
 // experiment lets the shoppers in.
-func experiment(ctx context.Context, c Config, f up.Running, ended <-chan error, progress func(Progress)) (*Result, error) {
+func experiment(ctx context.Context, c Config, f up.Running, between *relay, ended <-chan error, progress func(Progress)) (*Result, error) {
 	plan := newSchedule(c)
 	shopping, closing := context.WithTimeout(ctx, c.Duration)
 	defer closing()
@@ -221,8 +254,8 @@ func experiment(ctx context.Context, c Config, f up.Running, ended <-chan error,
 	began := time.Now()
 	line := newTimeline(began, c.Duration)
 	var wg sync.WaitGroup
-	kills := 0
-	wg.Go(func() { kills = perform(shopping, c, f.Fleet, began, plan.acts) })
+	var done performed
+	wg.Go(func() { done = perform(shopping, c, f.Fleet, between, began, plan.acts) })
 	wg.Go(func() {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
@@ -253,18 +286,22 @@ func experiment(ctx context.Context, c Config, f up.Running, ended <-chan error,
 	if shoppers.Journeys == 0 {
 		return nil, errors.New("no shopper came: let it last longer")
 	}
-	if c.Kills > 0 && kills == 0 {
+	if c.Kills > 0 && done.kills == 0 {
 		return nil, errors.New("no server was killed, for there never was a second one ready: have more servers, or give them more time")
 	}
 	r := &Result{
-		Settings: Settings{c.Duration.Seconds(), c.Shoppers, c.Think.Seconds(), c.Workers, c.Kills, c.ScaleTo, c.Spike},
-		Seconds:  took.Seconds(), Kills: kills, Result: shoppers,
-		Slow: line.slow, Repeated: f.Balancer().Retries, Timeline: line.moments(), Events: f.Fleet.Events(), began: began,
+		Settings: Settings{c.Duration.Seconds(), c.Shoppers, c.Think.Seconds(), c.Workers, c.Kills, c.ScaleTo, c.Spike, c.StoreRestarts, c.SlowStore.Seconds()},
+		Seconds:  took.Seconds(), Kills: done.kills, Outages: done.outages, Result: shoppers,
+		Repeated: f.Balancer().Retries, Timeline: line.moments(), Events: f.Fleet.Events(), began: began,
 	}
 	if n := unexcused(line.unrepeatable, r.Events); n > 0 {
 		r.UnrepeatableLost -= n
 		r.FailedRequests += n
 		r.First[shopper.FailedRequest] = r.First[shopper.Unrepeatable]
+	}
+	r.Unavailable = excused(line.refused, began, done.outages)
+	if r.FailedRequests -= r.Unavailable; r.FailedRequests == 0 {
+		delete(r.First, shopper.FailedRequest)
 	}
 	r.Flawless = r.Result.Flawless()
 	return r, nil
@@ -286,6 +323,24 @@ func unexcused(lost []shopper.Request, events []fleet.Event) (n int) {
 	return n
 }
 
+// recovery is how long after the store is back its servers may not know it: a circuit that
+// opened lets nothing through for half a second, and the call after that may take one.
+const recovery = 2 * time.Second
+
+// excused returns how many of the requests that were answered 503 were there while the
+// store was down, or right after.
+func excused(refused []shopper.Request, began time.Time, outages []Outage) (n int) {
+	for _, r := range refused {
+		from, to := r.Start.Sub(began), r.Start.Add(r.Took).Sub(began)
+		if slices.ContainsFunc(outages, func(o Outage) bool {
+			return to.Seconds() >= o.From && from.Seconds() <= o.To+recovery.Seconds()
+		}) {
+			n++
+		}
+	}
+	return n
+}
+
 // steered is the part of a fleet that trouble comes to.
 type steered interface {
 	Workers() []fleet.Worker
@@ -293,32 +348,49 @@ type steered interface {
 	Kill(ctx context.Context, name string) error
 }
 
-// perform lets happen what is to happen, and returns how many workers it has killed. The
-// last one that is ready is spared: it is the fleet that is tried, not its absence.
-func perform(ctx context.Context, c Config, f steered, began time.Time, acts []act) (kills int) {
+// performed is what has happened.
+type performed struct {
+	kills   int
+	outages []Outage
+}
+
+// perform lets happen what is to happen. The last worker that is ready is never killed: it
+// is the fleet that is tried, not its absence. In the end the store is as it was.
+func perform(ctx context.Context, c Config, f steered, between *relay, began time.Time, acts []act) (done performed) {
 	rng := rand.New(rand.NewPCG(c.Seed, choice))
 	for _, a := range acts {
 		select {
 		case <-time.After(time.Until(began.Add(a.at))):
 		case <-ctx.Done():
-			return kills
+			return done
 		}
-		if !a.kill {
-			_ = f.Scale(a.scale) // within bounds, and fails only when all ends
-			continue
-		}
-		pick := rng.Uint64() // also if nobody is killed
-		var names []string
-		for _, w := range f.Workers() {
-			if w.State == fleet.Ready {
-				names = append(names, w.Name)
+		switch a.do {
+		case kill:
+			pick := rng.Uint64() // also if nobody is killed
+			var names []string
+			for _, w := range f.Workers() {
+				if w.State == fleet.Ready {
+					names = append(names, w.Name)
+				}
 			}
-		}
-		if len(names) > 1 && f.Kill(ctx, names[pick%uint64(len(names))]) == nil {
-			kills++
+			if len(names) > 1 && f.Kill(ctx, names[pick%uint64(len(names))]) == nil {
+				done.kills++
+			}
+		case scale:
+			_ = f.Scale(a.n) // within bounds, and fails only when all ends
+		case storeDown:
+			done.outages = append(done.outages, Outage{From: time.Since(began).Seconds(), To: c.Duration.Seconds()})
+			between.setDown(true)
+		case storeUp:
+			between.setDown(false)
+			done.outages[len(done.outages)-1].To = time.Since(began).Seconds()
+		case storeSlow:
+			between.setLate(c.SlowStore)
+		case storeFast:
+			between.setLate(0)
 		}
 	}
-	return kills
+	return done
 }
 
 // makeRoom returns a folder of the experiment's own in the user's cache folder, which

@@ -36,10 +36,13 @@ func TestSchedule(t *testing.T) {
 			t.Errorf("%+v comes after %v", a, last)
 		}
 		last = a.at
-		if a.kill {
+		switch a.do {
+		case kill:
 			kills++
-		} else {
-			scales = append(scales, a.scale)
+		case scale:
+			scales = append(scales, a.n)
+		default:
+			t.Errorf("%+v happens to a store that is to have no trouble", a)
 		}
 	}
 	if kills != 20 || !reflect.DeepEqual(scales, []int{10, 3}) {
@@ -52,6 +55,36 @@ func TestSchedule(t *testing.T) {
 	c.Kills, c.ScaleTo = 0, 0
 	if s := newSchedule(c); len(s.acts) != 0 {
 		t.Errorf("without trouble there is %+v", s.acts)
+	}
+}
+
+// TestStoreActs: each outage ends before the next begins, and others than a shared store
+// have none.
+func TestStoreActs(t *testing.T) {
+	c := config()
+	c.StoreRestarts, c.SlowStore = 100, time.Millisecond
+	down, outages, slow := false, 0, 0
+	for _, a := range newSchedule(c).acts {
+		switch a.do {
+		case storeDown, storeUp:
+			if down == (a.do == storeDown) {
+				t.Errorf("at %v the store is down already, or up", a.at)
+			}
+			down = a.do == storeDown
+			outages++
+		case storeSlow, storeFast:
+			slow++
+		}
+	}
+	if outages != 200 || slow != 2 || down {
+		t.Errorf("%d times down or up, %d slow or fast, in the end down: %t; want 200, 2 and not", outages, slow, down)
+	}
+	others := c
+	others.StoreRestarts, others.SlowStore = 0, 0
+	want := newSchedule(others)
+	c.Sessions = Sticky
+	if !reflect.DeepEqual(newSchedule(c), want) {
+		t.Error("trouble of the store changes what happens to those who have none")
 	}
 }
 

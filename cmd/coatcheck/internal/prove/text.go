@@ -10,7 +10,15 @@ import (
 // Text writes the result for people.
 func (r *Result) Text() string {
 	return fmt.Sprintf("sessions in %s: %.0f s, %d of %d kills, %d requests repeated on another server\n\n%s",
-		r.Store, r.Seconds, r.Kills, r.Settings.Kills, r.Repeated, strings.TrimSuffix(r.Result.String(), "\n"))
+		r.Store, r.Seconds, r.Kills, r.Settings.Kills, r.Repeated, strings.TrimSuffix(r.Result.String(), "\n")) + r.outagesText()
+}
+
+// outagesText tells of the store's own trouble.
+func (r *Result) outagesText() string {
+	if len(r.Outages) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\n\nthe store was down %d times, for which %d requests were answered 503: their visitors kept their cookies and carts", len(r.Outages), r.Unavailable)
 }
 
 // notes are what to know of the figures.
@@ -53,7 +61,7 @@ func Compare(results []*Result) string {
 	row("surplus items", func(r *Result) any { return r.SurplusItems })
 	row("wrong users", func(r *Result) any { return r.WrongUsers })
 	row("failed requests", func(r *Result) any { return r.FailedRequests })
-	row("slow requests", func(r *Result) any { return r.Slow })
+	row("slow requests", func(r *Result) any { return r.SlowRequests })
 	row("unrepeatable", func(r *Result) any { return r.UnrepeatableLost })
 	row("p50", func(r *Result) any { return short(r.Latency.P50) })
 	row("p99", func(r *Result) any { return short(r.Latency.P99) })

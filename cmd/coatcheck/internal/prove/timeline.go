@@ -1,6 +1,7 @@
 package prove
 
 import (
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -20,9 +21,9 @@ type timeline struct {
 	slots    []slot
 	requests int
 	faults   int
-	slow     int
 
 	unrepeatable []shopper.Request
+	refused      []shopper.Request // answered 503
 }
 
 type slot struct {
@@ -65,11 +66,11 @@ func (l *timeline) request(r shopper.Request) {
 	switch r.Fault {
 	case shopper.FailedRequest:
 		l.faults++
+		if r.Status == http.StatusServiceUnavailable {
+			l.refused = append(l.refused, r)
+		}
 	case shopper.Unrepeatable:
 		l.unrepeatable = append(l.unrepeatable, r)
-	}
-	if r.Took >= slow {
-		l.slow++
 	}
 	s.took = append(s.took, r.Took)
 }

@@ -76,8 +76,11 @@ func (s *shopper) send(method, path string, form url.Values) answer {
 	s.mu.Unlock()
 
 	var ex Example
-	if r.Fault != "" {
+	switch {
+	case r.Fault != "":
 		ex = s.example(line)
+	case r.Took >= slow:
+		ex = s.told(line)
 	}
 	s.tally.request(r, ex)
 	return a

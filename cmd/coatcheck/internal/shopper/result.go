@@ -22,9 +22,15 @@ const (
 	// Unrepeatable is a request that is not safe to repeat, and whose server died
 	// while it answered: no balancer can mend that, so it is counted apart.
 	Unrepeatable Kind = "unrepeatable"
+
+	// SlowRequest is one that took a second or more, whatever came of it. It is no fault.
+	SlowRequest Kind = "slow_request"
 )
 
-var kinds = []Kind{SignOut, LostItem, SurplusItem, WrongUser, FailedRequest, Unrepeatable}
+// slow is what a visitor calls so.
+const slow = time.Second
+
+var kinds = []Kind{SignOut, LostItem, SurplusItem, WrongUser, FailedRequest, Unrepeatable, SlowRequest}
 
 // Result is what shoppers met with.
 type Result struct {
@@ -40,6 +46,7 @@ type Result struct {
 	WrongUsers       int `json:"wrong_users"`
 	FailedRequests   int `json:"failed_requests"`
 	UnrepeatableLost int `json:"unrepeatable_lost"` // not among the failed
+	SlowRequests     int `json:"slow_requests"`     // of all
 
 	Latency Latency          `json:"latency"`
 	Servers map[string]int   `json:"servers"` // requests answered, by X-Served-By
@@ -55,7 +62,7 @@ type Example struct {
 	interrupts bool // it is the first in its journey
 }
 
-// Flawless reports whether the shoppers noticed nothing. Unrepeatable requests
+// Flawless reports whether the shoppers noticed nothing. Unrepeatable and slow requests
 // do not count.
 func (r *Result) Flawless() bool {
 	return r.SignOuts+r.LostItems+r.SurplusItems+r.WrongUsers+r.FailedRequests == 0
@@ -80,6 +87,7 @@ func (r *Result) String() string {
 	row("surplus items", r.SurplusItems, "")
 	row("wrong users", r.WrongUsers, "")
 	row("failed requests", r.FailedRequests, "")
+	row("slow requests", r.SlowRequests, "over a second")
 	row("unrepeatable", r.UnrepeatableLost, "their server died while it answered")
 	_ = w.Flush() // to memory
 	for _, k := range kinds {
@@ -149,6 +157,10 @@ func (t *tally) request(r Request, ex Example) {
 	case Unrepeatable:
 		t.r.UnrepeatableLost++
 		t.first(Unrepeatable, ex)
+	}
+	if r.Took >= slow {
+		t.r.SlowRequests++
+		t.first(SlowRequest, ex)
 	}
 }
 

@@ -323,9 +323,17 @@ func (s *shopper) judge(a answer) {
 
 // example tells what is wrong.
 func (s *shopper) example(what string) Example {
+	ex := s.told(what)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ex := Example{Shopper: s.name, What: what, Trace: slices.Clone(s.trace), interrupts: !s.interrupted}
+	ex.interrupts = !s.interrupted
 	s.interrupted = true
 	return ex
+}
+
+// told tells what happened, which is no fault.
+func (s *shopper) told(what string) Example {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Example{Shopper: s.name, What: what, Trace: slices.Clone(s.trace)}
 }
