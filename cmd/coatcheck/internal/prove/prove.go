@@ -117,8 +117,8 @@ type Result struct {
 	Kills    int      `json:"kills"` // that happened
 	Flawless bool     `json:"flawless"`
 	*shopper.Result
-	// Unavailable are requests that were answered 503 while the store was down, or
-	// right after. They are not among the failed: without a store there is no session.
+	// Unavailable are requests that were answered 503, or changes answered 500, while
+	// the store was down or right after. They are not among the failed: without a store there is no session.
 	Unavailable int           `json:"unavailable_requests"`
 	Outages     []Outage      `json:"outages,omitempty"`
 	Repeated    uint64        `json:"repeated"` // requests that were sent to another server
@@ -327,8 +327,8 @@ func unexcused(lost []shopper.Request, events []fleet.Event) (n int) {
 // opened lets nothing through for half a second, and the call after that may take one.
 const recovery = 2 * time.Second
 
-// excused returns how many of the requests that were answered 503 were there while the
-// store was down, or right after.
+// excused returns how many of the requests that were refused were there while the store
+// was down, or right after.
 func excused(refused []shopper.Request, began time.Time, outages []Outage) (n int) {
 	for _, r := range refused {
 		from, to := r.Start.Sub(began), r.Start.Add(r.Took).Sub(began)

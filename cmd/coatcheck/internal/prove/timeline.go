@@ -23,7 +23,7 @@ type timeline struct {
 	faults   int
 
 	unrepeatable []shopper.Request
-	refused      []shopper.Request // answered 503
+	refused      []shopper.Request // answered as in an outage of the store
 }
 
 type slot struct {
@@ -66,7 +66,9 @@ func (l *timeline) request(r shopper.Request) {
 	switch r.Fault {
 	case shopper.FailedRequest:
 		l.faults++
-		if r.Status == http.StatusServiceUnavailable {
+		// 500 is the answer to a change whose own answer from the store was lost, where
+		// another has come since: whether it was carried out, nobody can tell.
+		if r.Status == http.StatusServiceUnavailable || r.Status == http.StatusInternalServerError && r.Method == http.MethodPost {
 			l.refused = append(l.refused, r)
 		}
 	case shopper.Unrepeatable:
