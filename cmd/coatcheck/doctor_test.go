@@ -7,8 +7,15 @@ import (
 	"database/sql"
 	sqldriver "database/sql/driver"
 	"encoding/json"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -109,6 +116,26 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 			t.Errorf("status %d; want %d", status, exitWarning)
 		}
 	})
+	t.Run("dynamo", func(t *testing.T) {
+		srv := testserver.Start(t, "dynamo", nil)
+		e, status := runDoctor(t, srv.URL)
+		wantFindings(t, e, "tls warning", "table critical", "schema critical", "operations critical")
+		if status != exitCritical {
+			t.Errorf("status %d; want %d", status, exitCritical)
+		}
+		mustRun(t, srv.URL, "schema", "apply")
+		for target, body := range map[string]string{
+			"UpdateTimeToLive": `{"TableName":"coatcheck","TimeToLiveSpecification":{"AttributeName":"t","Enabled":false}}`,
+			"UpdateTable":      `{"TableName":"coatcheck","BillingMode":"PROVISIONED","ProvisionedThroughput":{"ReadCapacityUnits":5,"WriteCapacityUnits":5},"DeletionProtectionEnabled":false}`,
+		} {
+			askDynamo(t, srv, target, body)
+		}
+		e, status = runDoctor(t, srv.URL)
+		wantFindings(t, e, "tls warning", "ttl warning", "schema critical", "capacity warning", "protection warning")
+		if status != exitCritical {
+			t.Errorf("status %d; want %d", status, exitCritical)
+		}
+	})
 	t.Run("mongo", func(t *testing.T) {
 		srv := testserver.Shared(t, "mongo")
 		e, status := runDoctor(t, srv.URL)
@@ -180,11 +207,53 @@ func TestDoctorIsSilent(t *testing.T) {
 			silent(t, as(t, srv.URL, "app", password))
 		})
 	}
+	t.Run("mongo", func(t *testing.T) {
+		srv := testserver.Start(t, "mongo-tls", nil)
+		mustRun(t, srv.URL, "schema", "apply")
+		e, _ := runDoctor(t, srv.URL)
+		wantFindings(t, e, "privileges warning") // FerretDB has no others to give
+	})
+	t.Run("dynamo", func(t *testing.T) {
+		srv := testserver.Start(t, "dynamo", nil)
+		front := httptest.NewTLSServer(httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: srv.Node(t, "node-1").Addr}))
+		defer front.Close()
+		ca := filepath.Join(t.TempDir(), "ca.pem")
+		if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("AWS_CA_BUNDLE", ca)
+		t.Setenv("AWS_ACCESS_KEY_ID", "app")
+		t.Setenv("AWS_SECRET_ACCESS_KEY", password)
+		store := "dynamodb://coatcheck?region=us-east-1&endpoint=" + front.URL
+		mustRun(t, store, "schema", "apply")
+		silent(t, store)
+	})
 	t.Run("sqlite", func(t *testing.T) {
 		store := "sqlite:" + t.TempDir() + "/s.db"
 		mustRun(t, store, "schema", "apply")
 		silent(t, store)
 	})
+}
+
+// askDynamo makes a call of DynamoDB's API, on a server that does not look at signatures.
+func askDynamo(t *testing.T, srv *testserver.Server, target, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+srv.Node(t, "node-1").Addr, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-amz-json-1.0")
+	req.Header.Set("X-Amz-Target", "DynamoDB_20120810."+target)
+	req.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=app/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0")
+	req.Header.Set("X-Amz-Date", "20260101T000000Z")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s: %s", target, resp.Status, answer)
+	}
 }
 
 // mustRun runs the command over a store and returns what it prints.
