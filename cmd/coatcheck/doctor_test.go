@@ -43,11 +43,11 @@ type examined struct {
 }
 
 // runDoctor examines a store with few rounds, of which the latency says nothing, and
-// returns what it says and its status.
-func runDoctor(t *testing.T, store string) (e examined, status int) {
+// returns what it says and its status. The environment is the test's, and env.
+func runDoctor(t *testing.T, store string, env ...string) (e examined, status int) {
 	t.Helper()
 	cmd := exec.Command(uptest.Binary(t), "doctor", "--json", "--rounds", "5")
-	cmd.Env = append(cmd.Environ(), "COATCHECK_STORE="+store)
+	cmd.Env = append(append(cmd.Environ(), env...), "COATCHECK_STORE="+store)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	_ = cmd.Run() // the status tells
@@ -88,6 +88,7 @@ func wantFindings(t *testing.T, e examined, want ...string) {
 // TestDoctorFindsWhatIsWrong: on servers that are set up badly on purpose it lists exactly
 // that.
 func TestDoctorFindsWhatIsWrong(t *testing.T) {
+	t.Parallel() // it waits for servers to start
 	t.Run("redis", func(t *testing.T) {
 		srv := testserver.Start(t, "redis", &testserver.Options{Config: []string{"maxmemory 100mb", "maxmemory-policy allkeys-lru"}})
 		e, status := runDoctor(t, srv.URL)
@@ -149,9 +150,10 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 // TestDoctorIsSilent: on servers that are set up well, for a user with the documented
 // rights and no others, it finds nothing.
 func TestDoctorIsSilent(t *testing.T) {
-	silent := func(t *testing.T, store string) {
+	t.Parallel() // it waits for servers to start
+	silent := func(t *testing.T, store string, env ...string) {
 		t.Helper()
-		e, status := runDoctor(t, store)
+		e, status := runDoctor(t, store, env...)
 		wantFindings(t, e)
 		if status != exitOK && status != exitWarning { // for the latency
 			t.Errorf("status %d; want %d", status, exitOK)
@@ -221,12 +223,10 @@ func TestDoctorIsSilent(t *testing.T) {
 		if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: front.Certificate().Raw}), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		t.Setenv("AWS_CA_BUNDLE", ca)
-		t.Setenv("AWS_ACCESS_KEY_ID", "app")
-		t.Setenv("AWS_SECRET_ACCESS_KEY", password)
+		env := []string{"AWS_CA_BUNDLE=" + ca, "AWS_ACCESS_KEY_ID=app", "AWS_SECRET_ACCESS_KEY=" + password}
 		store := "dynamodb://coatcheck?region=us-east-1&endpoint=" + front.URL
-		mustRun(t, store, "schema", "apply")
-		silent(t, store)
+		mustRunIn(t, env, store, "schema", "apply")
+		silent(t, store, env...)
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		store := "sqlite:" + t.TempDir() + "/s.db"
@@ -259,8 +259,14 @@ func askDynamo(t *testing.T, srv *testserver.Server, target, body string) {
 // mustRun runs the command over a store and returns what it prints.
 func mustRun(t *testing.T, store string, args ...string) string {
 	t.Helper()
+	return mustRunIn(t, nil, store, args...)
+}
+
+// mustRunIn is mustRun with more in the environment.
+func mustRunIn(t *testing.T, env []string, store string, args ...string) string {
+	t.Helper()
 	cmd := exec.Command(uptest.Binary(t), args...)
-	cmd.Env = append(cmd.Environ(), "COATCHECK_STORE="+store)
+	cmd.Env = append(append(cmd.Environ(), env...), "COATCHECK_STORE="+store)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -102,6 +102,7 @@ func TestUpOnRedis(t *testing.T) {
 }
 
 func TestUpOnEveryTopology(t *testing.T) {
+	t.Parallel() // it waits for servers to start
 	if testing.Short() {
 		t.Skip("takes seconds: run it without -short")
 	}
