@@ -246,6 +246,8 @@ func (c *sqlURL) unconnectable(err error) error {
 		text = fmt.Sprintf("the server refuses the client's certificate, or that there is none (%v): look at %s in the store URL", alert, cert)
 	case errors.Is(err, mysql.ErrNoTLS), strings.Contains(err.Error(), "server refused TLS connection"):
 		text = fmt.Sprintf("the server does not speak TLS, which %s asks for: turn it on there", want)
+	case strings.Contains(err.Error(), "received unexpected message"): // the driver has no value for it
+		text = "what answers is no PostgreSQL: of MySQL the store URL begins with mysql://, of MariaDB with mariadb://"
 	case errors.As(err, &server):
 		text = fmt.Sprintf("%s (SQLSTATE %s)", server.Message, server.Code)
 	case c.tls != nil && brokenOff(err): // its last word may be lost with the connection
@@ -324,9 +326,25 @@ func (n *network) dialSQL(ctx context.Context) (*link, error) {
 		return within(closeLimit, func() error { return errors.Join(st.Close(), db.Close()) })
 	}
 	if err := db.PingContext(ctx); err != nil {
-		return nil, errors.Join(advised(err), closeAll())
+		return nil, errors.Join(c.silent(advised(err)), closeAll())
 	}
 	return n.guard(st, link{close: closeAll, verify: st.Verify, migrate: c.migrate})
+}
+
+// silent tells more of a server that took the connection and said nothing in time.
+func (c *sqlURL) silent(err error) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	conn, dialErr := net.DialTimeout("tcp", c.hosts[0], time.Second)
+	if dialErr != nil {
+		return err
+	}
+	_ = conn.Close()
+	if c.kind == postgres {
+		return fmt.Errorf("%w: something at %s takes connections and says nothing: it hangs, or is no PostgreSQL", err, c.hosts[0])
+	}
+	return fmt.Errorf("%w: something at %s takes connections and says nothing: it hangs, or is no MySQL or MariaDB; PostgreSQL, whose store URL begins with postgres://, waits for its clients to speak", err, c.hosts[0])
 }
 
 // closeLimit bounds the good-bye to a server. One that does not answer is waited for by

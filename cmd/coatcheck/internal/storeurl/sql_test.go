@@ -470,8 +470,15 @@ func TestServerThatSaysNothingIsGivenUp(t *testing.T) {
 	}
 	defer ln.Close()
 	for _, format := range []string{"postgres://u:hunter2@%s/shop", "mysql://u:hunter2@%s/shop"} {
-		mustFailToStart(t, fmt.Sprintf(format, ln.Addr()), "cannot be used")
+		mustFailToStart(t, fmt.Sprintf(format, ln.Addr()), "cannot be used", "takes connections and says nothing")
 	}
+}
+
+// A server of another kind is not taken for one that is broken.
+func TestServerOfAnotherKind(t *testing.T) {
+	at := func(kind string) string { return testserver.Shared(t, kind).Nodes[0].Addr }
+	mustFailToStart(t, "postgres://u:hunter2@"+at("mariadb")+"/shop", "no PostgreSQL", "mariadb://")
+	mustFailToStart(t, "mariadb://u:hunter2@"+at("postgres")+"/shop", "no MySQL or MariaDB", "postgres://")
 }
 
 // Who stops does not wait for a server that hangs, however many connections there are.
