@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,10 +86,11 @@ func BenchmarkBalancer(b *testing.B) {
 					return err
 				}
 				defer resp.Body.Close()
-				if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-					return fmt.Errorf("%s, %w", resp.Status, err)
+				if resp.StatusCode != http.StatusOK {
+					return errors.New(resp.Status)
 				}
-				return nil
+				_, err = io.Copy(io.Discard, resp.Body)
+				return err
 			}
 			for end := time.Now().Add(uptest.Patience); ; {
 				err := ask()
@@ -97,8 +100,9 @@ func BenchmarkBalancer(b *testing.B) {
 				if time.Now().After(end) {
 					b.Fatal(err)
 				}
+				time.Sleep(10 * time.Millisecond)
 			}
-			b.SetParallelism(atOnce)
+			b.SetParallelism(atOnce / runtime.GOMAXPROCS(0))
 			before := processorTime(b, pid)
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {

@@ -43,7 +43,7 @@ type proveCommand struct {
 // Validate is called by kong; its errors are errors of usage.
 func (c *proveCommand) Validate() error {
 	const maxDuration, maxShoppers, maxKills = time.Hour, 100_000, 1000 // of more kills the events are forgotten
-	const maxRestarts, maxSlow = 100, time.Minute
+	const maxRestarts, maxSlow = 1000, 500 * time.Millisecond           // a call may take a second, and is not one round trip always
 	workers, scaleTo := 3, 10
 	if c.Workers != nil {
 		workers = *c.Workers

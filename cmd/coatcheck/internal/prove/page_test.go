@@ -78,6 +78,7 @@ func TestPage(t *testing.T) {
 // TestExcused: a 503 is excused by an outage alone, and the time after it.
 func TestExcused(t *testing.T) {
 	at := time.Unix(1000, 0)
+	refused := shopper.Request{Method: "GET", Status: 503, Took: 100 * time.Millisecond}
 	for from, want := range map[time.Duration]int{
 		3800 * time.Millisecond: 0,
 		3950 * time.Millisecond: 1, // it was there when the outage began
@@ -85,9 +86,22 @@ func TestExcused(t *testing.T) {
 		6500 * time.Millisecond: 1,
 		7100 * time.Millisecond: 0,
 	} {
-		r := shopper.Request{Start: at.Add(from), Took: 100 * time.Millisecond}
-		if got := excused([]shopper.Request{r}, at, []Outage{{4, 5}}); got != want {
-			t.Errorf("a 503 at %v: %d excused; want %d", from, got, want)
+		r := refused
+		r.Start = at.Add(from)
+		if got, first := excused([]shopper.Request{r}, at, []Outage{{4, 5}}); got != want || (first == nil) != (want == 1) {
+			t.Errorf("a 503 at %v: %d excused, the first of the others is %v; want %d", from, got, first, want)
+		}
+	}
+	for answer, want := range map[shopper.Request]int{
+		{Method: "POST", Status: 503}: 1,
+		{Method: "POST", Status: 500}: 1, // nobody can tell whether it was carried out
+		{Method: "GET", Status: 500}:  0,
+		{Method: "GET"}:               0, // no answer at all
+		{Method: "POST", Status: 404}: 0,
+	} {
+		answer.Start = at.Add(5 * time.Second)
+		if got, _ := excused([]shopper.Request{answer}, at, []Outage{{4, 5}}); got != want {
+			t.Errorf("%s → %d in an outage: %d excused; want %d", answer.Method, answer.Status, got, want)
 		}
 	}
 }

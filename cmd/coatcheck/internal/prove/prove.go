@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,6 +78,8 @@ func (c Config) Validate() error {
 		return errors.New("no shopper would come in so short a time: let it last longer, or more be there at once")
 	case (c.StoreRestarts > 0 || c.SlowStore > 0) && !c.Store.Shared():
 		return errors.New("trouble of the store takes a server: a file, which is the default, does not restart and is not far away; name a store on this machine with --store, as redis://127.0.0.1")
+	case time.Duration(c.StoreRestarts)*(outage+recovery) > c.Duration/2:
+		return fmt.Errorf("so many restarts of the store leave no time in which it must work, for what fails %v after each is excused: have %d at most, or let it last longer", recovery, c.Duration/2/(outage+recovery))
 	case c.Kills > 0 && c.Workers == 1 && c.ScaleTo < 2 && c.Autoscale == nil:
 		return errors.New("the last server is never killed, so that with one there are no kills: have more servers, or no kills")
 	}
@@ -175,7 +178,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 			return nil, err
 		}
 		defer between.close()
-		reached = u.Via(between.addr())
+		reached = u.Via(between.port())
 	}
 	config := up.Config{
 		Listen: "127.0.0.1:0", Admin: "127.0.0.1:0",
@@ -299,9 +302,13 @@ func experiment(ctx context.Context, c Config, f up.Running, between *relay, end
 		r.FailedRequests += n
 		r.First[shopper.FailedRequest] = r.First[shopper.Unrepeatable]
 	}
-	r.Unavailable = excused(line.refused, began, done.outages)
-	if r.FailedRequests -= r.Unavailable; r.FailedRequests == 0 {
-		delete(r.First, shopper.FailedRequest)
+	var example *shopper.Example
+	if r.Unavailable, example = excused(line.failed, began, done.outages); r.Unavailable > 0 {
+		r.FailedRequests -= r.Unavailable
+		delete(r.First, shopper.FailedRequest) // which may be an excused one
+		if example != nil {
+			r.First[shopper.FailedRequest] = *example
+		}
 	}
 	r.Flawless = r.Result.Flawless()
 	return r, nil
@@ -327,18 +334,28 @@ func unexcused(lost []shopper.Request, events []fleet.Event) (n int) {
 // opened lets nothing through for half a second, and the call after that may take one.
 const recovery = 2 * time.Second
 
-// excused returns how many of the requests that were refused were there while the store
-// was down, or right after.
-func excused(refused []shopper.Request, began time.Time, outages []Outage) (n int) {
-	for _, r := range refused {
+// excused returns how many of the requests that failed were refused as in an outage, and
+// there while the store was down or right after; and the first that was not.
+func excused(failed []shopper.Request, began time.Time, outages []Outage) (n int, first *shopper.Example) {
+	for _, r := range failed {
 		from, to := r.Start.Sub(began), r.Start.Add(r.Took).Sub(began)
-		if slices.ContainsFunc(outages, func(o Outage) bool {
+		switch {
+		case ofOutage(r) && slices.ContainsFunc(outages, func(o Outage) bool {
 			return to.Seconds() >= o.From && from.Seconds() <= o.To+recovery.Seconds()
-		}) {
+		}):
 			n++
+		case first == nil:
+			first = &shopper.Example{Shopper: r.Shopper, What: fmt.Sprintf("%s %s → %d after %.1f s, in %v", r.Method, r.Path, r.Status, from.Seconds(), r.Took)}
 		}
 	}
-	return n
+	return n, first
+}
+
+// ofOutage reports whether r was answered as in an outage of the store. 500 is the answer
+// to a change whose own answer from the store was lost, where another has come since:
+// whether it was carried out, nobody can tell.
+func ofOutage(r shopper.Request) bool {
+	return r.Status == http.StatusServiceUnavailable || r.Status == http.StatusInternalServerError && r.Method == http.MethodPost
 }
 
 // steered is the part of a fleet that trouble comes to.
@@ -357,6 +374,12 @@ type performed struct {
 // perform lets happen what is to happen. The last worker that is ready is never killed: it
 // is the fleet that is tried, not its absence. In the end the store is as it was.
 func perform(ctx context.Context, c Config, f steered, between *relay, began time.Time, acts []act) (done performed) {
+	if between != nil {
+		defer func() {
+			between.setDown(false)
+			between.setLate(0)
+		}()
+	}
 	rng := rand.New(rand.NewPCG(c.Seed, choice))
 	for _, a := range acts {
 		select {

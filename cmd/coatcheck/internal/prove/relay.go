@@ -3,6 +3,7 @@ package prove
 import (
 	"io"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -34,6 +35,8 @@ func newRelay(target string) (*relay, error) {
 }
 
 func (r *relay) addr() string { return r.ln.Addr().String() }
+
+func (r *relay) port() string { return strconv.Itoa(r.ln.Addr().(*net.TCPAddr).Port) }
 
 // close breaks everything and waits for its end.
 func (r *relay) close() {

@@ -62,7 +62,7 @@ func TestSchedule(t *testing.T) {
 // have none.
 func TestStoreActs(t *testing.T) {
 	c := config()
-	c.StoreRestarts, c.SlowStore = 100, time.Millisecond
+	c.StoreRestarts, c.SlowStore = 10, time.Millisecond
 	down, outages, slow := false, 0, 0
 	for _, a := range newSchedule(c).acts {
 		switch a.do {
@@ -76,8 +76,8 @@ func TestStoreActs(t *testing.T) {
 			slow++
 		}
 	}
-	if outages != 200 || slow != 2 || down {
-		t.Errorf("%d times down or up, %d slow or fast, in the end down: %t; want 200, 2 and not", outages, slow, down)
+	if outages != 20 || slow != 2 || down {
+		t.Errorf("%d times down or up, %d slow or fast, in the end down: %t; want 20, 2 and not", outages, slow, down)
 	}
 	others := c
 	others.StoreRestarts, others.SlowStore = 0, 0

@@ -18,7 +18,7 @@ func (r *Result) outagesText() string {
 	if len(r.Outages) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("\n\nthe store was down %d times, for which %d requests were answered 503: their visitors kept their cookies and carts", len(r.Outages), r.Unavailable)
+	return fmt.Sprintf("\n\noutages of the store: %d, for which %d requests were refused, and are not among the failed", len(r.Outages), r.Unavailable)
 }
 
 // notes are what to know of the figures.

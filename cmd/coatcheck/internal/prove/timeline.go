@@ -1,7 +1,6 @@
 package prove
 
 import (
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ type timeline struct {
 	faults   int
 
 	unrepeatable []shopper.Request
-	refused      []shopper.Request // answered as in an outage of the store
+	failed       []shopper.Request
 }
 
 type slot struct {
@@ -66,11 +65,7 @@ func (l *timeline) request(r shopper.Request) {
 	switch r.Fault {
 	case shopper.FailedRequest:
 		l.faults++
-		// 500 is the answer to a change whose own answer from the store was lost, where
-		// another has come since: whether it was carried out, nobody can tell.
-		if r.Status == http.StatusServiceUnavailable || r.Status == http.StatusInternalServerError && r.Method == http.MethodPost {
-			l.refused = append(l.refused, r)
-		}
+		l.failed = append(l.failed, r)
 	case shopper.Unrepeatable:
 		l.unrepeatable = append(l.unrepeatable, r)
 	}

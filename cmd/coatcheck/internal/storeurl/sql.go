@@ -70,7 +70,7 @@ func (c *sqlURL) open(size int, limits map[string]string) *sql.DB {
 	if c.kind == postgres {
 		connect = c.postgresConnect
 	}
-	db := sql.OpenDB(connector{url: c, connect: connect(limits)})
+	db := sql.OpenDB(newConnector(c, connect(limits)))
 	db.SetMaxOpenConns(size)
 	db.SetMaxIdleConns(size)
 	db.SetConnMaxLifetime(connLifetime)
@@ -178,32 +178,6 @@ func (c *sqlURL) tlsFor(host string) *tls.Config {
 		t.ServerName = host
 	}
 	return t
-}
-
-// connector makes connections in bounded time, and explains why one did not come
-// to be.
-type connector struct {
-	url     *sqlURL
-	connect connectFunc
-}
-
-// Connect implements [driver.Connector].
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
-	defer cancel()
-	conn, err := c.connect(ctx)
-	if err != nil {
-		return nil, c.url.unconnectable(err)
-	}
-	return conn, nil
-}
-
-// Driver implements [driver.Connector].
-func (c connector) Driver() driver.Driver {
-	if c.url.kind == postgres {
-		return stdlib.GetDefaultDriver()
-	}
-	return mysql.MySQLDriver{}
 }
 
 // explained is an error in other words.
@@ -333,7 +307,7 @@ func (n *network) dialSQL(ctx context.Context) (*link, error) {
 
 // silent tells more of a server that took the connection and said nothing in time.
 func (c *sqlURL) silent(err error) error {
-	if !errors.Is(err, context.DeadlineExceeded) {
+	if !errors.Is(err, context.DeadlineExceeded) || len(c.hosts) > 1 { // of several another may be the silent one
 		return err
 	}
 	conn, dialErr := net.DialTimeout("tcp", c.hosts[0], time.Second)

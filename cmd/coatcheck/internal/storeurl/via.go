@@ -45,8 +45,13 @@ func (u URL) server() (string, error) {
 }
 
 // Via returns the URL of the same store, of which Server returns no error, by another
-// address of its server.
-func (u URL) Via(addr string) URL {
+// port of this machine, of 127.0.0.1. A server that is called localhost stays so, for a
+// certificate.
+func (u URL) Via(port string) URL {
+	addr := net.JoinHostPort("127.0.0.1", port)
+	if was, err := u.server(); err == nil && strings.HasPrefix(was, "localhost:") {
+		addr = net.JoinHostPort("localhost", port)
+	}
 	if u.kind == dynamoDB {
 		q := u.query()
 		endpoint, _ := url.Parse(q.Get("endpoint")) // as before
