@@ -28,6 +28,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
 )
 
 // Options tune a [Balancer]. A nil *Options means all defaults.
@@ -121,6 +123,7 @@ type Balancer struct {
 
 	waiting atomic.Int64 // requests in the queue for an upstream
 	load    gauge        // requests, in flight or in that queue
+	waits   latency.Histogram
 
 	mu      sync.Mutex
 	ring    []*upstream   // in the order of Add
@@ -261,14 +264,14 @@ func (b *Balancer) wait(ctx context.Context, name string, want State) error {
 // ServeHTTP forwards the request to the upstream whose turn it is.
 func (b *Balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.requests.Add(1)
-	b.load.add(1)
+	began := b.load.add(1)
 	defer b.load.add(-1)
 	if r.Method == http.MethodConnect { // a tunnel to wherever the client likes is no business of ours
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 		writeError(w, r, http.StatusMethodNotAllowed)
 		return
 	}
-	ex := &exchange{b: b}
+	ex := &exchange{b: b, began: began}
 	// Deferred, for ReverseProxy panics when a response breaks off. It returns only after a WebSocket or an event stream has ended, so
 	// those are in flight until then.
 	defer ex.release()

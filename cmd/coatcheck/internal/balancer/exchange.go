@@ -28,6 +28,7 @@ const maxAhead = 64 << 10
 // An exchange is one client's request on its way through one or more attempts. It is the Transport of its own copy of the ReverseProxy.
 type exchange struct {
 	b     *Balancer
+	began time.Time
 	up    *upstream // where the request is counted as in flight
 	tried []*upstream
 }
@@ -47,8 +48,17 @@ func (ex *exchange) release() {
 	}
 }
 
-// RoundTrip sends the request to one upstream after another until one answers or the request may not be sent again.
+// RoundTrip gets the answer to the request, and notes how long that took.
 func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := ex.send(req)
+	if req.Context().Err() == nil { // else nobody waits for it any more
+		ex.b.waits.Add(time.Since(ex.began))
+	}
+	return resp, err
+}
+
+// send sends the request to one upstream after another until one answers or the request may not be sent again.
+func (ex *exchange) send(req *http.Request) (*http.Response, error) {
 	b := ex.b
 	var body *replayBody
 	if req.Body != nil {

@@ -3,6 +3,8 @@ package balancer
 import (
 	"sync"
 	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
 )
 
 // A gauge adds up how long requests are here.
@@ -13,11 +15,13 @@ type gauge struct {
 	at   time.Time
 }
 
-func (g *gauge) add(n int) {
+// add returns when it did.
+func (g *gauge) add(n int) time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.pass()
 	g.n += n
+	return g.at
 }
 
 func (g *gauge) pass() {
@@ -45,3 +49,8 @@ func (b *Balancer) Load() (busy time.Duration, ready int) {
 	}
 	return busy, ready
 }
+
+// Latency returns how long requests so far waited for their answer, since they came: for all of it if it is short, and for its header
+// otherwise, so that neither a slow client nor an event stream is in it. The queue, repeats and answers of the balancer's own are.
+// The difference between two calls is what happened between them. Requests whose client hung up first do not count.
+func (b *Balancer) Latency() latency.Counts { return b.waits.Counts() }

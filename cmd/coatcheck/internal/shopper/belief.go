@@ -188,6 +188,19 @@ type verdict struct {
 	lost, surplus        int // items
 }
 
+// kinds returns what there is of it.
+func (v verdict) kinds() (kinds []Kind) {
+	for _, k := range []struct {
+		is   bool
+		kind Kind
+	}{{v.signedOut, SignOut}, {v.wrongUser, WrongUser}, {v.lost > 0, LostItem}, {v.surplus > 0, SurplusItem}} {
+		if k.is {
+			kinds = append(kinds, k.kind)
+		}
+	}
+	return kinds
+}
+
 // judge compares what was seen with the nearest state that is right.
 func (b belief) judge(seen state) verdict {
 	b = b.now()

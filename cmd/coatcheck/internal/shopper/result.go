@@ -2,10 +2,13 @@ package shopper
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
 )
 
 // Kind is a kind of discrepancy.
@@ -113,18 +116,22 @@ func short(d time.Duration) time.Duration {
 // tally collects the result of all shoppers.
 type tally struct {
 	observe func(Request)
+	notice  func(Discrepancy)
+	latency latency.Histogram
 
-	mu      sync.Mutex
-	short   error // what this machine ran out of
-	r       Result
-	latency histogram
+	mu    sync.Mutex
+	short error // what this machine ran out of
+	r     Result
 }
 
-func newTally(shoppers int, seed uint64, observe func(Request)) *tally {
-	if observe == nil {
-		observe = func(Request) {}
+func newTally(shoppers int, seed uint64, o Options) *tally {
+	if o.Observe == nil {
+		o.Observe = func(Request) {}
 	}
-	return &tally{observe: observe, r: Result{
+	if o.Notice == nil {
+		o.Notice = func(Discrepancy) {}
+	}
+	return &tally{observe: o.Observe, notice: o.Notice, r: Result{
 		Shoppers: shoppers,
 		Seed:     seed,
 		Servers:  make(map[string]int),
@@ -140,10 +147,11 @@ func (t *tally) begin() {
 
 func (t *tally) request(r Request, ex Example) {
 	t.observe(r)
+	t.latency.Add(r.Took)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.r.Requests++
-	t.latency.add(r.Took)
+	t.r.Latency.Max = max(t.r.Latency.Max, r.Took)
 	if r.Server != "" {
 		t.r.Servers[r.Server]++
 	}
@@ -164,7 +172,10 @@ func (t *tally) request(r Request, ex Example) {
 	}
 }
 
-func (t *tally) discrepancy(v verdict, ex Example) {
+func (t *tally) discrepancy(v verdict, server string, ex Example) {
+	for _, k := range v.kinds() {
+		t.notice(Discrepancy{Time: time.Now(), Shopper: ex.Shopper, Server: server, Kind: k})
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if ex.interrupts {
@@ -194,10 +205,16 @@ func (t *tally) first(k Kind, ex Example) {
 	}
 }
 
-// result is called when all shoppers have stopped.
+// result returns what was counted so far.
 func (t *tally) result() *Result {
-	t.r.Latency = t.latency.latency()
-	return &t.r
+	counts := t.latency.Counts()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.r
+	r.Servers, r.First = maps.Clone(r.Servers), maps.Clone(r.First)
+	r.Latency.P50 = min(counts.Quantile(0.50), r.Latency.Max)
+	r.Latency.P99 = min(counts.Quantile(0.99), r.Latency.Max)
+	return &r
 }
 
 // ranOut notes that this machine has no more of something.

@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// Options of [Run].
+// Options of [Start], [Run] and [Arrive].
 type Options struct {
 	// Duration is after how long the shoppers stop. If zero, they stop for
 	// another reason.
@@ -48,6 +48,10 @@ type Options struct {
 	// Observe is told of every request when it is over, by many goroutines at
 	// once. If nil, nobody is.
 	Observe func(Request)
+
+	// Notice is told of every discrepancy in what the shop says when it is noticed, by
+	// many goroutines at once. If nil, nobody is.
+	Notice func(Discrepancy)
 }
 
 // A Request is what came of one request.
@@ -62,10 +66,29 @@ type Request struct {
 	Fault   Kind   // FailedRequest, Unrepeatable or ""
 }
 
-// Run lets n shoppers shop at the address, and returns what they met with. They
-// stop when the options say so or ctx ends; then each finishes the step it is
-// at, for a request that is cut off would look like a fault of the shop.
+// A Discrepancy is one between an answer and what a shopper knows.
+type Discrepancy struct {
+	Time    time.Time
+	Shopper string
+	Server  string // that gave the answer
+	Kind    Kind   // SignOut, WrongUser, LostItem or SurplusItem
+}
+
+// Run lets n shoppers shop at the address, and returns what they met with when all have
+// stopped. They do as [Start] says.
 func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error) {
+	c, err := Start(ctx, shop, n, opts)
+	if err != nil {
+		return nil, err
+	}
+	<-c.Gone()
+	return c.Result(), nil
+}
+
+// Start lets n shoppers shop at the address. They stop when the options say so or ctx
+// ends; then each finishes the step it is at, for a request that is cut off would look
+// like a fault of the shop.
+func Start(ctx context.Context, shop string, n int, opts *Options) (*Crowd, error) {
 	o, err := complete(shop, opts)
 	if err != nil {
 		return nil, err
@@ -73,20 +96,35 @@ func Run(ctx context.Context, shop string, n int, opts *Options) (*Result, error
 	if n < 1 {
 		return nil, fmt.Errorf("shopper: %d shoppers: there must be at least one", n)
 	}
+	cancel := func() {}
 	if o.Duration > 0 {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.Duration)
-		defer cancel()
 	}
-	t := newTally(n, o.Seed, o.Observe)
+	c := &Crowd{tally: newTally(n, o.Seed, o), gone: make(chan struct{})}
 	var wg sync.WaitGroup
 	for i := range n {
-		s := newShopper(i, shop, o, t)
+		s := newShopper(i, shop, o, c.tally)
 		wg.Go(func() { s.shopFor(ctx, o.Journeys) })
 	}
-	wg.Wait()
-	return t.result(), nil
+	go func() {
+		defer close(c.gone)
+		defer cancel()
+		wg.Wait()
+	}()
+	return c, nil
 }
+
+// A Crowd is shoppers who shop. Its methods may be called concurrently.
+type Crowd struct {
+	tally *tally
+	gone  chan struct{}
+}
+
+// Gone returns a channel that is closed when all of them have stopped.
+func (c *Crowd) Gone() <-chan struct{} { return c.gone }
+
+// Result returns what they met with so far.
+func (c *Crowd) Result() *Result { return c.tally.result() }
 
 // Arrive lets a shopper come at each of the times, in order, counted from the call, and go
 // on one journey: an open model, in which a shop that is slow gets no rest. It returns
@@ -98,7 +136,7 @@ func Arrive(ctx context.Context, shop string, times []time.Duration, opts *Optio
 	if err != nil {
 		return nil, err
 	}
-	t := newTally(0, o.Seed, o.Observe)
+	t := newTally(0, o.Seed, o)
 	var wg sync.WaitGroup
 	began := time.Now()
 	for i, at := range times {
@@ -317,7 +355,7 @@ func (s *shopper) judge(a answer) {
 		s.belief = s.belief.seen(a.state)
 		return
 	}
-	s.tally.discrepancy(v, s.example(fmt.Sprintf("%s said %s where %s was right", orNobody(a.server), a.state, s.belief)))
+	s.tally.discrepancy(v, a.server, s.example(fmt.Sprintf("%s said %s where %s was right", orNobody(a.server), a.state, s.belief)))
 	s.takeFreshBrowser()
 }
 
