@@ -30,7 +30,7 @@ func TestUpOnDynamo(t *testing.T) {
 		v.mustHave("alice", 2)
 	}
 	want := admin.Store{URL: "dynamodb://UpOnDynamo", Kind: "dynamodb", Topology: "dynamodb", Shared: true, State: "ok", Breaker: "closed"}
-	if got := u.Fleet().Store; got != want || u.Store != want.URL {
+	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}
 	if got, _ := askReadyz(t, u); got != (readyz{"ready", "ok", "closed", "timed"}) {

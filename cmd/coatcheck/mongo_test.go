@@ -34,7 +34,7 @@ func TestUpOnMongo(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := admin.Store{URL: "mongodb://" + parsed.Host + "/coatcheck", Kind: "mongodb", Topology: "mongodb", Shared: true, State: "ok", Breaker: "closed"}
-	if got := u.Fleet().Store; got != want || u.Store != want.URL {
+	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}
 	if got, _ := askReadyz(t, u); got != (readyz{"ready", "ok", "closed", "timed"}) {

@@ -87,7 +87,7 @@ func TestUpOnRedis(t *testing.T) {
 		}
 	}
 	want := admin.Store{URL: "redis://" + s.Nodes[0].Addr, Kind: "redis", Topology: "redis standalone", Shared: true, State: "ok", Breaker: "closed"}
-	if got := u.Fleet().Store; got != want || u.Store != want.URL {
+	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}
 	if got, _ := askReadyz(t, u); got != (readyz{"ready", "ok", "closed", "off"}) {

@@ -60,7 +60,7 @@ func TestUpOnSQL(t *testing.T) {
 			}
 			s := testserver.Shared(t, kind)
 			want := admin.Store{URL: kind + "://" + s.Nodes[0].Addr + "/coatcheck", Kind: kind, Topology: kind, Shared: true, State: "ok", Breaker: "closed"}
-			if got := u.Fleet().Store; got != want || u.Store != want.URL {
+			if got := storeOf(t, u); got != want || u.Store != want.URL {
 				t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 			}
 			if got, _ := askReadyz(t, u); got != (readyz{"ready", "ok", "closed", "timed"}) {

@@ -43,6 +43,18 @@ func servedBy(t *testing.T, u *uptest.Up) string {
 	return s.ServedBy
 }
 
+// storeOf returns what the admin interface says of the store, without how long a round
+// trip took: it is enough that one did.
+func storeOf(t *testing.T, u *uptest.Up) admin.Store {
+	t.Helper()
+	s := u.Fleet().Store
+	if s.Ping <= 0 {
+		t.Errorf("a round trip to the store took %v ms", s.Ping)
+	}
+	s.Ping = 0
+	return s
+}
+
 func names(s admin.Status) []string {
 	var out []string
 	for _, w := range s.Workers {

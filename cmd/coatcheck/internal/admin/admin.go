@@ -1,5 +1,5 @@
 // Package admin is the small web interface through which the fleet of `coatcheck
-// up` is watched and steered: JSON under /api/, and a page for people.
+// up` is watched and steered: JSON under /api/, and a dashboard for people.
 //
 // Whoever can use it can kill processes, so it listens on loopback only and
 // guards against the ways in which a web page that the user happens to visit
@@ -23,6 +23,8 @@ import (
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
 )
 
 // Fleet is what is steered: a [fleet.Fleet], whose size somebody or the load decides.
@@ -30,6 +32,7 @@ type Fleet interface {
 	Workers() []fleet.Worker
 	Target() int
 	Events() []fleet.Event
+	EventsSince(n int) (fresh []fleet.Event, total int, changed <-chan struct{})
 	Scale(n int) error // which pins an autoscaled fleet
 	Unpin() error
 	Autoscaling() *Autoscaling // nil if it has a fixed number of workers
@@ -37,8 +40,16 @@ type Fleet interface {
 	Drain(name string) error
 }
 
-// Options are what the interface shows and who may use it. All but CookieName
-// are required.
+// Load is the shoppers who can be let in: a [load.Load].
+type Load interface {
+	Start(shoppers int) error
+	Stop()
+	Status() load.Status
+	Steps() []load.Step
+}
+
+// Options are what the interface shows and who may use it. All but CookieName,
+// Shop and Interval are required.
 type Options struct {
 	// Token is what each request has to bring.
 	Token string
@@ -50,8 +61,16 @@ type Options struct {
 	Fleet Fleet
 	// Balancer returns the state of the balancer in front of the fleet.
 	Balancer func() balancer.Status
+	// Latency returns how long its requests waited for their answers so far.
+	Latency func() latency.Counts
 	// Store returns the state of the session store.
 	Store func(context.Context) Store
+	// Load is the shoppers who can be let in.
+	Load Load
+	// Shop is the address of the shop. If zero, no page leads there.
+	Shop string
+	// Interval is how often [Handler.Run] measures. If zero, each second.
+	Interval time.Duration
 }
 
 // Store is the state of the session store.
@@ -67,7 +86,9 @@ type Store struct {
 	// Breaker is the state of the parent's own circuit around a store on the
 	// network. Each worker has one, too, whose state its /readyz tells.
 	Breaker string `json:"breaker,omitzero"`
-	Error   string `json:"error,omitzero"`
+	// Ping is how long a round trip took, in milliseconds; it is missing if there was none.
+	Ping  float64 `json:"ping_ms,omitzero"`
+	Error string  `json:"error,omitzero"`
 }
 
 // Worker is one worker in the answer of GET /api/fleet.
@@ -105,25 +126,42 @@ type Status struct {
 	Store       Store           `json:"store"`
 }
 
-type handler struct{ opts Options }
+// Handler is the interface. Its methods may be called concurrently.
+type Handler struct {
+	opts    Options
+	guarded http.Handler
+	feed    feed
+}
 
-// New returns the handler of the interface. It panics if the token is empty.
-func New(opts Options) http.Handler {
-	h := &handler{opts: opts}
+// New returns the interface. [Handler.Run] must run for its streams to tell anything.
+// New panics if the token is empty.
+func New(opts Options) *Handler {
+	if opts.Interval <= 0 {
+		opts.Interval = time.Second
+	}
+	h := &Handler{opts: opts, feed: feed{changed: make(chan struct{}), ended: make(chan struct{})}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", h.page)
 	mux.HandleFunc("GET /api/fleet", h.getFleet)
 	mux.HandleFunc("GET /api/events", h.getEvents)
+	mux.HandleFunc("GET "+streamPath, h.getStream)
+	mux.HandleFunc("GET /api/load", h.getLoad)
+	mux.HandleFunc("POST /api/load", h.postLoad)
 	mux.HandleFunc("POST /api/fleet/scale", h.postScale)
 	mux.HandleFunc("POST /api/fleet/autoscale", h.postAutoscale)
 	mux.HandleFunc("POST /api/fleet/workers/{name}/kill", h.postKill)
 	mux.HandleFunc("POST /api/fleet/workers/{name}/drain", h.postDrain)
+	mux.HandleFunc("POST /load", h.formLoad)
 	mux.HandleFunc("POST /scale", h.formScale)
 	mux.HandleFunc("POST /autoscale", h.formAutoscale)
 	mux.HandleFunc("POST /workers/{name}/kill", h.formKill)
 	mux.HandleFunc("POST /workers/{name}/drain", h.formDrain)
-	return guard(opts.Token, opts.CookieName, jsonErrors(mux))
+	h.guarded = guard(opts.Token, opts.CookieName, jsonErrors(mux))
+	return h
 }
+
+// ServeHTTP serves the page and the API.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.guarded.ServeHTTP(w, r) }
 
 // jsonErrors answers what the mux does not know in JSON, too.
 func jsonErrors(mux *http.ServeMux) http.Handler {
@@ -199,13 +237,15 @@ func Listen(addr string) (net.Listener, error) {
 }
 
 // status returns the answer of GET /api/fleet.
-func (h *handler) status(ctx context.Context) Status {
+func (h *Handler) status(ctx context.Context) Status { return h.statusWith(h.opts.Store(ctx)) }
+
+func (h *Handler) statusWith(st Store) Status {
 	s := Status{
 		Workers:     []Worker{},
 		Target:      h.opts.Fleet.Target(),
 		Autoscaling: h.opts.Fleet.Autoscaling(),
 		Balancer:    h.opts.Balancer(),
-		Store:       h.opts.Store(ctx),
+		Store:       st,
 	}
 	upstreams := make(map[string]balancer.UpstreamStatus)
 	for _, u := range s.Balancer.Upstreams {
@@ -221,11 +261,11 @@ func (h *handler) status(ctx context.Context) Status {
 	return s
 }
 
-func (h *handler) getFleet(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) getFleet(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, h.status(r.Context()))
 }
 
-func (h *handler) getEvents(w http.ResponseWriter, _ *http.Request) {
+func (h *Handler) getEvents(w http.ResponseWriter, _ *http.Request) {
 	events := h.opts.Fleet.Events()
 	if events == nil {
 		events = []fleet.Event{}
@@ -235,28 +275,53 @@ func (h *handler) getEvents(w http.ResponseWriter, _ *http.Request) {
 	}{events})
 }
 
-func (h *handler) postScale(w http.ResponseWriter, r *http.Request) {
-	n, err := readScale(w, r)
+func (h *Handler) postScale(w http.ResponseWriter, r *http.Request) {
+	n, err := readCount(w, r, "workers")
 	if err == nil {
 		err = h.opts.Fleet.Scale(n)
 	}
 	h.answer(w, r, err)
 }
 
-func (h *handler) postAutoscale(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) postAutoscale(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, h.opts.Fleet.Unpin())
 }
 
-func (h *handler) postKill(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) postKill(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, h.opts.Fleet.Kill(r.Context(), r.PathValue("name")))
 }
 
-func (h *handler) postDrain(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) postDrain(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, r, h.opts.Fleet.Drain(r.PathValue("name")))
 }
 
+func (h *Handler) getLoad(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, h.opts.Load.Status())
+}
+
+func (h *Handler) postLoad(w http.ResponseWriter, r *http.Request) {
+	n, err := readCount(w, r, "shoppers")
+	if err == nil {
+		err = h.setLoad(n)
+	}
+	if err != nil {
+		writeError(w, statusOf(err), err.Error())
+		return
+	}
+	h.getLoad(w, r)
+}
+
+// setLoad lets n shoppers in, or with 0 out.
+func (h *Handler) setLoad(n int) error {
+	if n == 0 {
+		h.opts.Load.Stop()
+		return nil
+	}
+	return h.opts.Load.Start(n)
+}
+
 // answer answers a change with the fleet as it is now, or with why it failed.
-func (h *handler) answer(w http.ResponseWriter, r *http.Request, err error) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, err error) {
 	if err != nil {
 		writeError(w, statusOf(err), err.Error())
 		return
@@ -273,11 +338,13 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
-	case bad, errors.Is(err, fleet.ErrCount):
+	case bad, errors.Is(err, fleet.ErrCount), errors.Is(err, load.ErrCount):
 		return http.StatusBadRequest
 	case errors.Is(err, fleet.ErrUnknown):
 		return http.StatusNotFound
-	case errors.Is(err, fleet.ErrStopped):
+	case errors.Is(err, load.ErrRunning):
+		return http.StatusConflict
+	case errors.Is(err, fleet.ErrStopped), errors.Is(err, load.ErrClosed):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
@@ -286,8 +353,8 @@ func statusOf(err error) int {
 // maxBody is far more than any request to this interface needs, in bytes.
 const maxBody = 4 << 10
 
-// readScale reads the body of POST /api/fleet/scale.
-func readScale(w http.ResponseWriter, r *http.Request) (int, error) {
+// readCount reads a body that holds one whole number under the name of the field.
+func readCount(w http.ResponseWriter, r *http.Request, field string) (int, error) {
 	if ct := r.Header.Get("Content-Type"); ct != "" {
 		// curl -d without -H says that it is a form; the body is JSON all the same.
 		mt, _, err := mime.ParseMediaType(ct)
@@ -295,25 +362,22 @@ func readScale(w http.ResponseWriter, r *http.Request) (int, error) {
 			return 0, badRequest{errors.New("the body must be JSON")}
 		}
 	}
+	want := fmt.Sprintf(`the body must be {%q:N} with a whole number N`, field)
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	var body struct {
-		Workers *int `json:"workers"`
-	}
-	const want = `the body must be {"workers":N} with a whole number N`
+	var body map[string]*int
 	if err := dec.Decode(&body); err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return 0, err
 		}
 		return 0, badRequest{errors.New(want)}
 	}
-	if body.Workers == nil {
+	if len(body) != 1 || body[field] == nil {
 		return 0, badRequest{errors.New(want)}
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return 0, badRequest{errors.New(want + " and nothing after it")}
 	}
-	return *body.Workers, nil
+	return *body[field], nil
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

@@ -20,14 +20,41 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
 )
 
 const token = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// idle is a fleet that does nothing but note what it was told.
+// idle is a fleet that does nothing but note what it was told, and so are its shoppers.
 type idle struct {
-	mu    sync.Mutex
-	calls []string
+	mu       sync.Mutex
+	calls    []string
+	happened []fleet.Event
+	changed  chan struct{}
+}
+
+// crowd is the shoppers of an idle fleet.
+type crowd struct{ *idle }
+
+func (c crowd) Start(n int) error {
+	switch {
+	case n < 1 || n > load.Max:
+		return load.ErrCount
+	case n == load.Max:
+		return load.ErrRunning
+	}
+	c.note(fmt.Sprint("start ", n))
+	return nil
+}
+
+func (c crowd) Stop() { c.note("stop") }
+func (crowd) Status() load.Status {
+	return load.Status{State: load.Running, Shoppers: 7, Journeys: 20, SignOuts: 3}
+}
+
+func (crowd) Steps() []load.Step {
+	return []load.Step{{Time: time.Now().UnixMilli(), Shopper: "shopper-1", Server: "worker-1"}}
 }
 
 func (f *idle) note(call string) {
@@ -45,6 +72,22 @@ func (f *idle) Workers() []fleet.Worker {
 func (f *idle) Target() int { return 2 }
 func (f *idle) Events() []fleet.Event {
 	return []fleet.Event{{Time: time.Unix(1, 0).UTC(), Kind: fleet.Started, Worker: "worker-1"}}
+}
+
+func (f *idle) EventsSince(n int) (fresh []fleet.Event, total int, changed <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := append(f.Events(), f.happened...)
+	return all[n:], len(all), f.changed
+}
+
+// happen is an event.
+func (f *idle) happen(e fleet.Event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.happened = append(f.happened, e)
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
 func (f *idle) Scale(n int) error {
@@ -77,26 +120,41 @@ func (f *idle) named(call, name string) error {
 
 func newServer(t *testing.T) (*idle, *httptest.Server) {
 	t.Helper()
-	f := new(idle)
-	s := httptest.NewServer(admin.New(admin.Options{
+	f, h := newHandler()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return f, s
+}
+
+func newHandler() (*idle, *admin.Handler) {
+	f := &idle{changed: make(chan struct{})}
+	var waits latency.Histogram
+	return f, admin.New(admin.Options{
 		Token:      token,
 		CookieName: "coatcheck-admin-8081",
 		Fleet:      f,
 		Balancer: func() balancer.Status {
 			return balancer.Status{Requests: 7, Upstreams: []balancer.UpstreamStatus{{Name: "worker-1", Requests: 5, InFlight: 2}}}
 		},
-		Store: func(context.Context) admin.Store {
-			return admin.Store{URL: "redis+cluster://a,b", Kind: "redis", Topology: "redis cluster", Shared: true, State: "ok", Breaker: "half-open"}
+		Latency: func() latency.Counts {
+			waits.Add(2 * time.Millisecond)
+			return waits.Counts()
 		},
-	}))
-	t.Cleanup(s.Close)
-	return f, s
+		Store: func(context.Context) admin.Store {
+			return admin.Store{URL: "redis+cluster://a,b", Kind: "redis", Topology: "redis cluster", Shared: true, State: "ok", Breaker: "half-open", Ping: 1.25}
+		},
+		Load:     crowd{f},
+		Shop:     "http://127.0.0.1:8080",
+		Interval: 10 * time.Millisecond,
+	})
 }
 
 // send sends a request and returns the status and the body of the answer.
 func send(t *testing.T, s *httptest.Server, method, path, host, body string, header http.Header) (*http.Response, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, strings.NewReader(body))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a stream that should be refused does not end
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, s.URL+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +222,15 @@ func TestGuard(t *testing.T) {
 		{"a host that ends like this one is refused", "GET", "/api/fleet", "evil.localhost", authorized(), 421},
 		{"a private address is refused", "GET", "/api/fleet", "192.168.0.1:8081", authorized(), 421},
 		{"every interface is refused", "GET", "/api/fleet", "0.0.0.0:8081", authorized(), 421},
+
+		{"a load from another site is refused", "POST", "/api/load", "", authorized("Sec-Fetch-Site", "cross-site"), 403},
+		{"a load by a form of another port of this host is refused", "POST", "/load", "", authorized("Sec-Fetch-Site", "same-site"), 403},
+		{"no token is refused on a load", "POST", "/api/load", "", nil, 401},
+		{"no token is refused on a load by form", "POST", "/load", "", nil, 401},
+		{"no token is refused on a stream", "GET", "/api/stream", "", nil, 401},
+		{"a foreign host is refused on a stream", "GET", "/api/stream", "evil.example", authorized(), 421},
+		{"a stream for another port of this host is refused", "GET", "/api/stream", "", authorized("Sec-Fetch-Site", "same-site"), 403},
+		{"a stream for another origin is refused", "GET", "/api/stream", "localhost:8081", authorized("Origin", "http://localhost:8080"), 403},
 
 		{"a post from a script without origin is let in", "POST", kill, "", authorized(), 200},
 		{"a post from our own page is let in", "POST", kill, "localhost:8081", authorized("Sec-Fetch-Site", "same-origin"), 200},
@@ -283,6 +350,12 @@ func TestChanges(t *testing.T) {
 		{"kill", [2]string{"/api/fleet/workers/worker-1/kill"}, 200, "kill worker-1", `"workers"`},
 		{"drain", [2]string{"/api/fleet/workers/worker-1/drain"}, 200, "drain worker-1", `"workers"`},
 
+		{"let shoppers in", [2]string{"/api/load", `{"shoppers":5}`}, 200, "start 5", `"state":"running","shoppers":7`},
+		{"let them out", [2]string{"/api/load", `{"shoppers":0}`}, 200, "stop", `"sign_outs":3`},
+		{"let more in than may be", [2]string{"/api/load", `{"shoppers":201}`}, 400, "", "between 1 and 200"},
+		{"let fewer in than none", [2]string{"/api/load", `{"shoppers":-1}`}, 400, "", "between 1 and 200"},
+		{"let some in while others are there", [2]string{"/api/load", `{"shoppers":200}`}, 409, "", "stop them first"},
+		{"let workers in", [2]string{"/api/load", `{"workers":5}`}, 400, "", `shoppers\":N`},
 		{"follow the load", [2]string{"/api/fleet/autoscale", ""}, 200, "unpin", `"pinned":true`},
 		{"scale to none", scale(`{"workers":0}`), 400, "", "between 1 and 100"},
 		{"scale to fewer than none", scale(`{"workers":-3}`), 400, "", "between 1 and 100"},
@@ -324,7 +397,7 @@ func TestChanges(t *testing.T) {
 
 func TestGetChangesNothing(t *testing.T) {
 	f, s := newServer(t)
-	for _, path := range []string{"/api/fleet/scale", "/api/fleet/autoscale", "/autoscale", "/api/fleet/workers/worker-1/kill", "/workers/worker-1/kill", "/scale"} {
+	for _, path := range []string{"/api/fleet/scale", "/api/fleet/autoscale", "/autoscale", "/api/fleet/workers/worker-1/kill", "/workers/worker-1/kill", "/scale", "/load"} {
 		resp, body := send(t, s, "GET", path, "", `{"workers":5}`, authorized())
 		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "POST" {
 			t.Errorf("GET %s: %s, allowed %q; want 405 and POST", path, resp.Status, resp.Header.Get("Allow"))
@@ -347,21 +420,34 @@ func TestPage(t *testing.T) {
 	if resp.StatusCode != 200 || !strings.Contains(body, "worker-&lt;2&gt;") {
 		t.Fatalf("the page is %s, or does not escape what it shows", resp.Status)
 	}
-	if want := "Sessions: redis&#43;cluster://a,b (redis cluster), ok, circuit half-open."; !strings.Contains(body, want) {
-		t.Errorf("the page does not say %q of the store", want)
+	for _, want := range []string{"redis&#43;cluster://a,b", "redis cluster, circuit half-open", `href="http://127.0.0.1:8080"`, "20</dd>"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page, without its script, does not say %q", want)
+		}
 	}
-	style := regexp.MustCompile(`(?s)<style>(.*)</style>`).FindStringSubmatch(body)
-	if style == nil {
-		t.Fatal("no style")
+	policy := resp.Header.Get("Content-Security-Policy")
+	for _, element := range []string{"style", "script"} {
+		m := regexp.MustCompile(`(?s)<` + element + `>(.*)</` + element + `>`).FindStringSubmatch(body)
+		if m == nil {
+			t.Fatalf("no %s", element)
+		}
+		sum := sha256.Sum256([]byte(m[1]))
+		if want := element + "-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "';"; !strings.Contains(policy, want) {
+			t.Errorf("the browser will not take the %s: %s lacks %s", element, policy, want)
+		}
 	}
-	sum := sha256.Sum256([]byte(style[1]))
-	if want := "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"; !strings.Contains(resp.Header.Get("Content-Security-Policy"), want) {
-		t.Errorf("the browser will not apply the style: %s lacks %s", resp.Header.Get("Content-Security-Policy"), want)
+	if strings.Contains(policy, "unsafe") || !strings.HasPrefix(policy, "default-src 'none';") {
+		t.Errorf("the policy is %s", policy)
+	}
+	if m := regexp.MustCompile(`(?i)\s(on\w+|style)="|src=|url\(|@import|innerHTML`).FindString(body); m != "" {
+		t.Errorf("the page holds %q, which its policy forbids, or which could", m)
 	}
 	// Its forms work as a browser sends them.
 	for _, tt := range []struct{ action, body, call string }{
 		{"/scale", "workers=3", "scale 3"},
 		{"/autoscale", "", "unpin"},
+		{"/load", "shoppers=4", "start 4"},
+		{"/load", "shoppers=0", "stop"},
 		{"/workers/worker-1/kill", "", "kill worker-1"},
 		{"/workers/worker-1/drain", "", "drain worker-1"},
 	} {

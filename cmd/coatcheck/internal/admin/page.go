@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
 )
 
 var (
@@ -19,12 +20,16 @@ var (
 	pageHTML string
 	//go:embed page.css
 	pageCSS string
+	//go:embed page.js
+	pageJS string
 
 	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
-	// contentSecurityPolicy allows the page's own style and its forms, nothing else.
+	// contentSecurityPolicy allows the page's own style and script, and what they ask
+	// this server for, nothing else; and no text can become markup in the script.
 	contentSecurityPolicy = "default-src 'none'; style-src 'sha256-" + hash(pageCSS) +
-		"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+		"'; script-src 'sha256-" + hash(pageJS) + "'; connect-src 'self'; form-action 'self'" +
+		"; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 func hash(s string) string {
@@ -33,21 +38,40 @@ func hash(s string) string {
 }
 
 // shownEvents is how many events the page shows.
-const shownEvents = 15
+const shownEvents = 40
 
-func (h *handler) page(w http.ResponseWriter, r *http.Request) {
+// defaultShoppers is how many the page proposes.
+const defaultShoppers = 20
+
+func (h *Handler) page(w http.ResponseWriter, r *http.Request) {
 	status := h.status(r.Context())
 	events := h.opts.Fleet.Events()
 	events = events[max(0, len(events)-shownEvents):]
 	slices.Reverse(events)
+	ready := 0
+	for _, w := range status.Workers {
+		if w.State == fleet.Ready {
+			ready++
+		}
+	}
 	var b bytes.Buffer
 	err := pageTemplate.Execute(&b, struct {
 		Status
-		CSS         template.CSS
-		Events      []fleet.Event
-		Fewer, More int
-		Max         int
-	}{status, template.CSS(pageCSS), events, status.Target - 1, status.Target + 1, fleet.MaxWorkers})
+		Load              load.Status
+		CSS               template.CSS
+		JS                template.JS
+		Shop              string
+		Events            []fleet.Event
+		Ready             int
+		Fewer, More       int
+		MaxWorkers        int
+		Shoppers, MaxLoad int
+		NoWorker          Worker
+	}{
+		status, h.opts.Load.Status(), template.CSS(pageCSS), template.JS(pageJS), h.opts.Shop, events, ready,
+		status.Target - 1, status.Target + 1, fleet.MaxWorkers, defaultShoppers, load.Max,
+		Worker{},
+	})
 	if err != nil {
 		writeError(w, http.StatusInternalServerError, "the page could not be made")
 		return
@@ -56,34 +80,43 @@ func (h *handler) page(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b.Bytes())
 }
 
-func (h *handler) formScale(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) formScale(w http.ResponseWriter, r *http.Request) {
+	h.formCount(w, r, "workers", h.opts.Fleet.Scale)
+}
+
+func (h *Handler) formLoad(w http.ResponseWriter, r *http.Request) {
+	h.formCount(w, r, "shoppers", h.setLoad)
+}
+
+// formCount does with the whole number of a form's field what is to be done.
+func (h *Handler) formCount(w http.ResponseWriter, r *http.Request, field string, do func(int) error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if err := r.ParseForm(); err != nil {
 		h.back(w, r, badRequest{errors.New("the form could not be read")})
 		return
 	}
-	n, err := strconv.Atoi(r.PostForm.Get("workers"))
+	n, err := strconv.Atoi(r.PostForm.Get(field))
 	if err != nil {
-		h.back(w, r, badRequest{errors.New("workers must be a whole number")})
+		h.back(w, r, badRequest{errors.New(field + " must be a whole number")})
 		return
 	}
-	h.back(w, r, h.opts.Fleet.Scale(n))
+	h.back(w, r, do(n))
 }
 
-func (h *handler) formAutoscale(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) formAutoscale(w http.ResponseWriter, r *http.Request) {
 	h.back(w, r, h.opts.Fleet.Unpin())
 }
 
-func (h *handler) formKill(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) formKill(w http.ResponseWriter, r *http.Request) {
 	h.back(w, r, h.opts.Fleet.Kill(r.Context(), r.PathValue("name")))
 }
 
-func (h *handler) formDrain(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) formDrain(w http.ResponseWriter, r *http.Request) {
 	h.back(w, r, h.opts.Fleet.Drain(r.PathValue("name")))
 }
 
 // back returns to the page. That a worker is gone already is no news there.
-func (h *handler) back(w http.ResponseWriter, r *http.Request, err error) {
+func (h *Handler) back(w http.ResponseWriter, r *http.Request, err error) {
 	if err != nil && !errors.Is(err, fleet.ErrUnknown) {
 		http.Error(w, err.Error(), statusOf(err))
 		return

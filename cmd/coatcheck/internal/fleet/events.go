@@ -40,8 +40,10 @@ type Event struct {
 type events struct {
 	logger *slog.Logger
 
-	mu   sync.Mutex
-	kept []Event
+	mu      sync.Mutex
+	kept    []Event
+	total   int           // ever
+	changed chan struct{} // closed and renewed at every event
 }
 
 func (e *events) add(k Kind, worker, detail string) {
@@ -50,6 +52,9 @@ func (e *events) add(k Kind, worker, detail string) {
 		e.kept = slices.Delete(e.kept, 0, 1)
 	}
 	e.kept = append(e.kept, Event{Time: time.Now().UTC(), Kind: k, Worker: worker, Detail: detail})
+	e.total++
+	close(e.changed)
+	e.changed = make(chan struct{})
 	e.mu.Unlock()
 
 	level := slog.LevelInfo
@@ -70,4 +75,11 @@ func (e *events) list() []Event {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.kept)
+}
+
+func (e *events) since(n int) (fresh []Event, total int, changed <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	count := min(max(0, e.total-n), len(e.kept))
+	return slices.Clone(e.kept[len(e.kept)-count:]), e.total, e.changed
 }

@@ -140,7 +140,7 @@ func New(router Router, command Command, opts *Options) *Fleet {
 	setDefault(&f.opts.DrainTimeout, 30*time.Second)
 	setDefault(&f.opts.StopTimeout, 10*time.Second)
 	setDefault(&f.opts.UnhealthyTimeout, 10*time.Second)
-	f.events.logger = f.opts.Logger
+	f.events.logger, f.events.changed = f.opts.Logger, make(chan struct{})
 	return f
 }
 
@@ -256,6 +256,12 @@ func (f *Fleet) Target() int {
 
 // Events returns what happened, the oldest first. It forgets what is long ago.
 func (f *Fleet) Events() []Event { return f.events.list() }
+
+// EventsSince returns those that came after the first n ever, as far as they are not
+// forgotten, how many there were in all, and a channel that is closed at the next one.
+func (f *Fleet) EventsSince(n int) (fresh []Event, total int, changed <-chan struct{}) {
+	return f.events.since(n)
+}
 
 // Changed returns a channel that is closed at the next change of the workers.
 func (f *Fleet) Changed() <-chan struct{} {

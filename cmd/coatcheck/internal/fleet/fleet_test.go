@@ -719,3 +719,31 @@ func (printer) Remove(name string) error {
 	fmt.Println(name, "is gone")
 	return nil
 }
+
+// TestEventsSince: who asks for what is new gets each event once, and is told of the
+// next; what is forgotten is counted still.
+func TestEventsSince(t *testing.T) {
+	f := New(nil, nil, nil)
+	fresh, total, changed := f.EventsSince(0)
+	if len(fresh) != 0 || total != 0 {
+		t.Errorf("%d events of %d in a fleet in which nothing has happened", len(fresh), total)
+	}
+	f.events.add(Started, "worker-1", "")
+	select {
+	case <-changed:
+	default:
+		t.Error("who waits is not told of an event")
+	}
+	if fresh, total, _ = f.EventsSince(total); len(fresh) != 1 || total != 1 || fresh[0].Worker != "worker-1" {
+		t.Errorf("after one event: %+v of %d", fresh, total)
+	}
+	for range maxEvents {
+		f.events.add(Scaled, "", "")
+	}
+	if fresh, total, _ = f.EventsSince(0); len(fresh) != maxEvents || total != maxEvents+1 || fresh[0].Kind != Scaled {
+		t.Errorf("%d events of %d; want those that are kept, of all", len(fresh), total)
+	}
+	if fresh, _, _ = f.EventsSince(total); len(fresh) != 0 {
+		t.Errorf("%d events are new to who knows all", len(fresh))
+	}
+}

@@ -4,6 +4,7 @@
 package up
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -22,6 +23,7 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/worker"
 	"github.com/coatcheck/coatcheck/session"
@@ -221,13 +223,26 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	}
 	frontServer := balancer.NewServer(bal, logger)
 	frontServer.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
-	sideServer := admin.NewServer(admin.New(admin.Options{
+	shop := shopURL(c.Listen, front, certificates != nil)
+	shoppers := load.New(shop, think, onlyThis(certificates))
+	defer shoppers.Close(now) // when nobody answers them any more
+	dashboard := admin.New(admin.Options{
 		Token:      token,
 		CookieName: "coatcheck-admin-" + port(side),
 		Fleet:      steered,
 		Balancer:   bal.Status,
+		Latency:    bal.Latency,
 		Store:      st.status,
-	}), logger)
+		Load:       shoppers,
+		Shop:       shop,
+	})
+	watching, stopWatching := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		dashboard.Run(watching)
+	}()
+	sideServer := admin.NewServer(dashboard, logger)
 	served := make(chan error, 2)
 	go func() {
 		if certificates != nil {
@@ -238,10 +253,18 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	}()
 	go func() { served <- sideServer.Serve(side) }()
 	defer frontServer.Close()
-	defer sideServer.Close()
+	defer func() {
+		stopWatching() // which ends the streams, when they have told the last events
+		<-watched
+		ending, cancel := context.WithTimeout(now, adminTimeout)
+		defer cancel()
+		if sideServer.Shutdown(ending) != nil {
+			_ = sideServer.Close()
+		}
+	}()
 
 	r := Ready{
-		Shop:       shopURL(c.Listen, front, certificates != nil),
+		Shop:       shop,
 		Admin:      "http://" + side.Addr().String(),
 		AdminToken: token,
 		Workers:    c.Workers,
@@ -261,7 +284,46 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 	case <-polite.Done():
 	}
 	stopStatus()
+	closeShop(now, shoppers)
 	return errors.Join(err, shutDown(now, frontServer, workers, bal, logger, drainTimeout))
+}
+
+// adminTimeout is how long requests to the admin interface may take when all stops.
+const adminTimeout = time.Second
+
+// think is how long the shoppers of the admin interface look at a page, on average.
+const think = time.Second
+
+// leaveTimeout is how long they may take to leave: after it their requests are as
+// everybody's.
+const leaveTimeout = 2 * time.Second
+
+// closeShop asks the shoppers to leave while the shop still answers: else they would count
+// as failed what they ask of a shop that closes.
+func closeShop(now context.Context, shoppers *load.Load) {
+	leaving, cancel := context.WithTimeout(now, leaveTimeout)
+	defer cancel()
+	shoppers.Close(leaving)
+}
+
+// onlyThis returns a configuration that accepts the shop's own certificate and no other:
+// it may be for another name than the one that works on this machine, and nobody need
+// have signed it.
+func onlyThis(certificates []tls.Certificate) *tls.Config {
+	if certificates == nil {
+		return nil
+	}
+	own := certificates[0].Certificate[0]
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // in favour of what is stricter:
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if len(s.PeerCertificates) == 0 || !bytes.Equal(s.PeerCertificates[0].Raw, own) {
+				return errors.New("this is not the shop's certificate")
+			}
+			return nil
+		},
+	}
 }
 
 // shutDown lets the requests in flight finish, but no longer than the timeout, and
@@ -391,8 +453,11 @@ func (p *parentStore) status(ctx context.Context) admin.Store {
 		return s
 	}
 	s.State = "ok"
+	began := time.Now()
 	if err := p.manager.Ping(ctx); err != nil {
 		s.State, s.Error = "unavailable", err.Error()
+	} else {
+		s.Ping = float64(time.Since(began).Microseconds()) / 1000
 	}
 	s.Breaker = p.opened.State().Breaker // which the ping may have changed
 	return s

@@ -25,6 +25,7 @@ import (
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/up"
 )
 
@@ -295,6 +296,20 @@ func (u *Up) TryScale(n int) error {
 func (u *Up) Autoscale() {
 	u.t.Helper()
 	u.do(http.MethodPost, "/api/fleet/autoscale", "", nil)
+}
+
+// SetLoad lets n shoppers in, or with 0 out.
+func (u *Up) SetLoad(n int) {
+	u.t.Helper()
+	u.do(http.MethodPost, "/api/load", fmt.Sprintf(`{"shoppers":%d}`, n), nil)
+}
+
+// Load returns GET /api/load.
+func (u *Up) Load() load.Status {
+	u.t.Helper()
+	var s load.Status
+	u.do(http.MethodGet, "/api/load", "", &s)
+	return s
 }
 
 // Kill kills a worker by SIGKILL.

@@ -1,0 +1,272 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
+)
+
+const streamPath = "/api/stream"
+
+const (
+	// maxStreams bounds the streams that are open at once.
+	maxStreams = 16
+
+	// streamTimeout is how long a client may take to read what it was sent.
+	streamTimeout = 10 * time.Second
+
+	// keptPoints and keptSteps are how many measurements, and how old steps, a page that is
+	// opened starts with: as many as its plots show.
+	keptPoints = 61
+	keptSteps  = 30 * time.Second
+)
+
+// Point is one measurement of the traffic.
+type Point struct {
+	Time int64 `json:"t"` // in milliseconds since 1970
+	// Requests are those that each server was sent since the last point, a second.
+	Requests map[string]float64 `json:"requests"`
+	// P50 and P99 are how long requests since the last point waited for their answers,
+	// in milliseconds; missing if there was none.
+	P50 *float64 `json:"p50_ms,omitempty"`
+	P99 *float64 `json:"p99_ms,omitempty"`
+	// Ping is how long the last round trip to the store took, in milliseconds; missing if
+	// it was not asked, or did not answer.
+	Ping *float64 `json:"ping_ms,omitempty"`
+}
+
+// Snapshot is what a stream says at each measurement.
+type Snapshot struct {
+	Status
+	Load  load.Status `json:"load"`
+	Point Point       `json:"point"`
+	Steps []load.Step `json:"steps"` // since the last one
+}
+
+// Hello is what a stream says first.
+type Hello struct {
+	Points []Point       `json:"points"` // of the last minute
+	Steps  []load.Step   `json:"steps"`  // of the last half of it
+	Events []fleet.Event `json:"events"` // the last ones
+}
+
+// feed is what streams tell.
+type feed struct {
+	ended chan struct{} // closed when there will be no more
+
+	mu       sync.Mutex
+	streams  int
+	store    Store
+	points   []Point
+	steps    []load.Step
+	snapshot []byte        // the last one
+	changed  chan struct{} // closed and renewed at each
+}
+
+// Run measures until ctx ends, and then ends the streams. It is called once.
+func (h *Handler) Run(ctx context.Context) {
+	var pinging sync.WaitGroup
+	pinging.Go(func() { h.watchStore(ctx) })
+	defer pinging.Wait()
+	defer close(h.feed.ended)
+	m := meter{at: time.Now(), waits: h.opts.Latency(), requests: requests(h.opts.Balancer())}
+	every(ctx, h.opts.Interval, func() { h.feed.publish(h.measure(&m)) })
+}
+
+// every calls do at each interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			do()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watchStore asks the store how it is: apart from the measurements, which a store that does
+// not answer must not hold up, and only while somebody looks on, for it may cost money.
+func (h *Handler) watchStore(ctx context.Context) {
+	ask := func() {
+		st := h.opts.Store(ctx)
+		h.feed.mu.Lock()
+		defer h.feed.mu.Unlock()
+		h.feed.store = st
+	}
+	ask()
+	every(ctx, h.opts.Interval, func() {
+		if h.feed.watched() {
+			ask()
+		}
+	})
+}
+
+// meter is what the last measurement saw.
+type meter struct {
+	at       time.Time
+	waits    latency.Counts
+	requests map[string]uint64
+}
+
+func requests(b balancer.Status) map[string]uint64 {
+	n := make(map[string]uint64)
+	for _, up := range b.Upstreams {
+		n[up.Name] = up.Requests
+	}
+	return n
+}
+
+func (h *Handler) measure(last *meter) Snapshot {
+	h.feed.mu.Lock()
+	st, watched := h.feed.store, h.feed.streams > 0
+	h.feed.mu.Unlock()
+	s := Snapshot{Status: h.statusWith(st), Load: h.opts.Load.Status(), Steps: h.opts.Load.Steps()}
+	if s.Steps == nil {
+		s.Steps = []load.Step{}
+	}
+	now := meter{time.Now(), h.opts.Latency(), requests(s.Balancer)}
+	s.Point = Point{Time: now.at.UnixMilli(), Requests: make(map[string]float64)}
+	for name, n := range now.requests {
+		s.Point.Requests[name] = float64(n-last.requests[name]) / now.at.Sub(last.at).Seconds()
+	}
+	if waits := now.waits.Since(last.waits); waits.Total() > 0 {
+		s.Point.P50, s.Point.P99 = ms(waits.Quantile(0.5)), ms(waits.Quantile(0.99))
+	}
+	if watched && st.State == "ok" {
+		s.Point.Ping = &st.Ping
+	}
+	*last = now
+	return s
+}
+
+func ms(d time.Duration) *float64 { return new(float64(d.Microseconds()) / 1000) }
+
+func (f *feed) publish(s Snapshot) {
+	b := encode(s)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.points = append(f.points, s.Point)
+	f.points = f.points[max(0, len(f.points)-keptPoints):]
+	f.steps = append(f.steps, s.Steps...)
+	old := 0
+	for old < len(f.steps) && f.steps[old].Time < s.Point.Time-keptSteps.Milliseconds() {
+		old++
+	}
+	f.steps = f.steps[old:]
+	f.snapshot = b
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *feed) watched() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.streams > 0
+}
+
+// enter reports whether there is room for a stream, which leave must follow.
+func (f *feed) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.streams == maxStreams {
+		return false
+	}
+	f.streams++
+	return true
+}
+
+func (f *feed) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.streams--
+}
+
+// current returns the last snapshot, and a channel that is closed at the next one.
+func (f *feed) current() ([]byte, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.snapshot, f.changed
+}
+
+// hello returns what a stream says first, and its channel for the next snapshot.
+func (f *feed) hello(events []fleet.Event) ([]byte, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return encode(Hello{
+		append([]Point{}, f.points...), append([]load.Step{}, f.steps...), append([]fleet.Event{}, events...),
+	}), f.changed
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // the types above hold what has no JSON
+	}
+	return b
+}
+
+// getStream answers GET /api/stream, until the client has gone or all ends.
+func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
+	if !h.feed.enter() {
+		w.Header().Set("Retry-After", "5")
+		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d streams are open, and there may be no more: close a page", maxStreams))
+		return
+	}
+	defer h.feed.leave()
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	send := func(kind string, data []byte) bool {
+		// The server's own limit is for answers that end soon. All but a recorder in a test
+		// can have another.
+		_ = rc.SetWriteDeadline(time.Now().Add(streamTimeout))
+		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", kind, data); err != nil {
+			return false
+		}
+		return rc.Flush() == nil
+	}
+
+	events, told, happened := h.opts.Fleet.EventsSince(0)
+	catchUp := func() bool {
+		events, told, happened = h.opts.Fleet.EventsSince(told)
+		for _, e := range events {
+			if !send("event", encode(e)) {
+				return false
+			}
+		}
+		return true
+	}
+	hello, changed := h.feed.hello(events[max(0, len(events)-shownEvents):])
+	if _, err := fmt.Fprint(w, "retry: 1000\n"); err != nil || !send("hello", hello) {
+		return
+	}
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-h.feed.ended:
+			catchUp()
+			return
+		case <-happened:
+			if !catchUp() {
+				return
+			}
+		case <-changed:
+			var snapshot []byte
+			snapshot, changed = h.feed.current()
+			if !send("snapshot", snapshot) {
+				return
+			}
+		}
+	}
+}

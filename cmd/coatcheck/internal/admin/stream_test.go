@@ -1,0 +1,215 @@
+package admin_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/admin"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/balancer"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
+)
+
+// message is one of a stream.
+type message struct{ kind, data string }
+
+// messages reads a stream until it ends.
+func messages(r io.Reader) (all []message) {
+	for s := bufio.NewScanner(r); s.Scan(); {
+		name, value, _ := strings.Cut(s.Text(), ": ")
+		switch name {
+		case "event":
+			all = append(all, message{kind: value})
+		case "data":
+			all[len(all)-1].data = value
+		}
+	}
+	return all
+}
+
+func decode[T any](t *testing.T, m message) (v T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(m.data), &v); err != nil {
+		t.Fatalf("%s: %v", m.data, err)
+	}
+	return v
+}
+
+// TestStream: a page learns first what was, and then at each interval what is; events at
+// once. The store is asked only while somebody looks on.
+func TestStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &idle{changed: make(chan struct{})}
+		var waits latency.Histogram
+		began := time.Now()
+		var asked atomic.Int64
+		h := admin.New(admin.Options{
+			Token: token, Fleet: f, Load: crowd{f},
+			Balancer: func() balancer.Status { // 20 requests a second
+				return balancer.Status{Upstreams: []balancer.UpstreamStatus{{Name: "worker-1", Requests: uint64(20 * time.Since(began).Seconds())}}}
+			},
+			Latency: func() latency.Counts {
+				waits.Add(5 * time.Millisecond)
+				return waits.Counts()
+			},
+			Store: func(context.Context) admin.Store {
+				asked.Add(1)
+				return admin.Store{State: "ok", Ping: 1.25}
+			},
+			Interval: 2 * time.Second,
+		})
+		running, stop := context.WithCancel(t.Context())
+		go h.Run(running)
+		time.Sleep(time.Hour + time.Second) // between two measurements
+		if n := asked.Load(); n != 1 {
+			t.Errorf("the store was asked %d times with nobody looking on; want once, at the start", n)
+		}
+
+		w := httptest.NewRecorder()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "http://127.0.0.1/api/stream", nil)
+			r.Header = authorized()
+			h.ServeHTTP(w, r)
+		}()
+		time.Sleep(20 * time.Second)
+		f.happen(fleet.Event{Kind: fleet.Killed, Worker: "worker-1"})
+		time.Sleep(2 * time.Second)
+		f.mu.Lock()
+		f.happened = append(f.happened, fleet.Event{Kind: fleet.Drained}) // and nobody was told yet
+		f.mu.Unlock()
+		stop()
+		<-closed
+		if n := asked.Load(); n != 12 {
+			t.Errorf("the store was asked %d times; want 11 times, once an interval while a page looks on", n-1)
+		}
+		if got := w.Header().Get("Content-Type"); got != "text/event-stream" {
+			t.Errorf("the stream is %q", got)
+		}
+
+		all := messages(w.Body)
+		var kinds []string
+		for _, m := range all {
+			kinds = append(kinds, m.kind)
+		}
+		if want := "hello" + strings.Repeat(" snapshot", 10) + " event snapshot event"; strings.Join(kinds, " ") != want {
+			t.Fatalf("the stream says %v; want %s", kinds, want)
+		}
+		hello := decode[admin.Hello](t, all[0])
+		if len(hello.Points) != 61 || len(hello.Steps) != 16 || len(hello.Events) != 1 {
+			t.Errorf("%d points, %d steps and %d events at first; want 61, those of half a minute, and what was", len(hello.Points), len(hello.Steps), len(hello.Events))
+		}
+		if p := hello.Points[0]; p.Ping != nil {
+			t.Errorf("a point while nobody looked on says that the store took %v ms", *p.Ping)
+		}
+		s := decode[admin.Snapshot](t, all[5])
+		p := s.Point
+		if p.Requests["worker-1"] != 20 || p.Ping == nil || *p.Ping != 1.25 || p.P50 == nil || *p.P50 < 5 || *p.P50 > 5.2 || *p.P99 != *p.P50 {
+			t.Errorf("a point is %s; want 20 requests a second, 5 ms, and 1.25 ms to the store", all[5].data)
+		}
+		if s.Load.Shoppers != 7 || len(s.Steps) != 1 || len(s.Workers) != 2 || s.Target != 2 || s.Store.Ping != 1.25 {
+			t.Errorf("a snapshot is %s", all[5].data)
+		}
+		if e := decode[fleet.Event](t, all[11]); e.Kind != fleet.Killed || e.Worker != "worker-1" {
+			t.Errorf("the event is %s", all[11].data)
+		}
+	})
+}
+
+// TestStreamsAreFew: one more than there may be is refused, until another ends.
+func TestStreamsAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h := newHandler()
+		open := func(ctx context.Context) *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			r := httptest.NewRequestWithContext(ctx, "GET", "http://127.0.0.1/api/stream", nil)
+			r.Header = authorized()
+			h.ServeHTTP(w, r)
+			return w
+		}
+		var leave context.CancelFunc
+		for range 16 {
+			var ctx context.Context
+			ctx, leave = context.WithCancel(t.Context())
+			defer leave()
+			go open(ctx)
+		}
+		synctest.Wait()
+		if w := open(t.Context()); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("the 17th stream: %d %s; want 503", w.Code, w.Body)
+		} else {
+			mustBeJSONError(t, w.Result(), w.Body.String())
+		}
+		leave()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			time.Sleep(time.Second)
+			cancel()
+		}()
+		if w := open(ctx); w.Code != http.StatusOK {
+			t.Errorf("a stream in place of another: %d %s; want 200", w.Code, w.Body)
+		}
+	})
+}
+
+// TestStreamOutlivesTheServersLimits: those are for requests that end soon. And it does
+// not keep the server from ending.
+func TestStreamOutlivesTheServersLimits(t *testing.T) {
+	_, h := newHandler()
+	s := admin.NewServer(h, slog.New(slog.DiscardHandler))
+	s.ReadTimeout, s.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	running, stop := context.WithCancel(t.Context())
+	defer stop()
+	go h.Run(running)
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a stream that should end, and does not
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+ln.Addr().String()+"/api/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = authorized()
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	began := time.Now()
+	lines := bufio.NewScanner(resp.Body)
+	for time.Since(began) < 10*s.WriteTimeout {
+		if !lines.Scan() {
+			t.Fatalf("the stream ended after %v: %v", time.Since(began), lines.Err())
+		}
+	}
+	stop()
+	for lines.Scan() {
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream's end: %v; want an orderly one", err)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != http.ErrServerClosed {
+		t.Error(err)
+	}
+}
