@@ -30,7 +30,7 @@ type Options struct {
 type Server struct {
 	Kind    string
 	Version string
-	URL     string // what coatcheck --store takes
+	URL     string // what coatcheck --store takes; of a browser, its address
 	// AdminURL is the URL of a user who may do everything, such as making roles
 	// with few rights, where that of URL may not: in SQL. Else it is "".
 	AdminURL string
