@@ -24,12 +24,17 @@ func (s *Session) commit(ctx context.Context) error {
 		return nil
 	}
 	// A client that hangs up cannot stop what it asked for.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.locked(ctx)), s.m.opts.CommitTimeout)
 	defer cancel()
-	if !s.exists() {
-		return s.commitNew(ctx)
+	began := s.m.now()
+	var err error
+	if s.exists() {
+		err = s.commitChanges(ctx, false)
+	} else {
+		err = s.commitNew(ctx)
 	}
-	return s.commitChanges(ctx, false)
+	s.m.worked(ctx, EventCommit, began, 0, err)
+	return err
 }
 
 // commitNew stores a session for a visitor who had none.
@@ -43,6 +48,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 		}
 	}
 	if len(s.attrs) == 0 { // what was set was deleted again
+		s.observe(ctx, Event{Kind: EventWriteSaved})
 		s.resetChanges()
 		return nil
 	}
@@ -64,7 +70,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 	}
 	s.id, s.key = id, id.Key()
 	s.setBase(rec, p)
-	s.cookie, s.tellSeen = cookieSet, true
+	s.cookie, s.tellSeen, s.active = cookieSet, true, true
 	return nil
 }
 
@@ -95,6 +101,7 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 			case err != nil:
 				return s.commitFailed(unavailable(err))
 			case cur.Version == s.base.Version:
+				s.observe(ctx, Event{Kind: EventWriteSaved})
 				// What it asked for is there, but not in every copy.
 				s.tellSeen, s.mayBeCopy = true, false
 				s.resetChanges()
@@ -124,6 +131,7 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 			}
 			s.setBase(rec, p)
 			s.tellSeen = s.tellSeen || !rewrite // which changes no value
+			s.active = true
 			return nil
 		case errors.Is(err, store.ErrNotFound):
 			return s.endedNow()
@@ -264,14 +272,18 @@ const maxRejected = 2
 func (m *Manager) settle(ctx context.Context, k store.Key, old uint64, rec store.Record, lost error) (newer store.Record, err error) {
 	unconfirmed := errors.Is(lost, store.ErrUnconfirmed)
 	unread := context.DeadlineExceeded
-	from := old
+	from, failed := old, lost
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
 			return store.Record{}, outcomeOpen(lost, unread)
 		}
-		err := m.call(ctx, func(ctx context.Context) error {
+		if try > 0 || lost != nil {
+			m.retries(ctx, "replace", failed)
+		}
+		err := m.call(ctx, "replace", len(rec.Data), func(ctx context.Context) error {
 			return m.store.Replace(ctx, k, from, rec)
 		})
+		failed = err
 		switch {
 		case errors.Is(err, store.ErrInvalid) && !rec.Live(time.Now()):
 			return store.Record{}, store.ErrNotFound // it expired on the way
@@ -330,16 +342,20 @@ func (s *Session) create(ctx context.Context, rec *store.Record, p format.Payloa
 	if err != nil {
 		return id, p, err
 	}
-	var lost error
+	var lost, failed error
 	unapplied := context.DeadlineExceeded
 	for try := 0; ; try++ {
 		if ctx.Err() != nil {
 			return id, p, outcomeOpen(lost, unapplied)
 		}
+		if try > 0 {
+			s.m.retries(ctx, "create", failed)
+		}
 		k := id.Key()
-		err := s.m.call(ctx, func(ctx context.Context) error {
+		err := s.m.call(ctx, "create", len(rec.Data), func(ctx context.Context) error {
 			return s.m.store.Create(ctx, k, *rec)
 		})
+		failed = err
 		open := false
 		switch {
 		case err == nil, errors.Is(err, store.ErrInvalid), errors.Is(err, store.ErrTooLarge):
@@ -361,6 +377,7 @@ func (s *Session) create(ctx context.Context, rec *store.Record, p format.Payloa
 		cur, err := s.m.get(ctx, k)
 		for look := 0; open && err != nil && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil; look++ {
 			afterFailure.wait(ctx, look) // it has to be known before another one is made
+			s.m.retries(ctx, "get", err)
 			cur, err = s.m.get(ctx, k)
 		}
 		if err == nil && format.Same(cur, *rec) && errors.Is(lost, store.ErrUnconfirmed) {
@@ -412,21 +429,26 @@ func (s *Session) touch(ctx context.Context) {
 	due := expires.Sub(s.base.Expires) >= idle/10 &&
 		(was == idle || now.Sub(s.base.Expires.Add(-was)) >= min(was, idle)/10)
 	if !lower && !due {
+		if !s.active {
+			s.active = true
+			s.observe(ctx, Event{Kind: EventTouchSaved})
+		}
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.locked(ctx)), s.m.opts.CommitTimeout)
 	defer cancel()
 	var err error
 	if lower || was != idle {
 		// Only a rewrite can lower the expiry, and say which policy it is by.
 		err = s.commitChanges(ctx, true)
 		s.broken = nil // this request changed nothing, so nothing is undecided
-	} else if err = s.m.call(ctx, func(ctx context.Context) error {
+	} else if err = s.m.call(ctx, "touch", 0, func(ctx context.Context) error {
 		return s.m.store.Touch(ctx, s.key, expires)
 	}); err == nil {
 		base := s.base
 		base.Expires = expires
 		s.setFacts(base, s.payload)
+		s.active = true
 	}
 	switch {
 	case err == nil:

@@ -21,9 +21,12 @@ func (s *Session) Destroy(ctx context.Context) error {
 	defer s.unlock()
 	var err error
 	if !s.key.IsZero() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.locked(ctx)), s.m.opts.CommitTimeout)
 		defer cancel()
-		if err = s.m.end(ctx, s.key, ReasonLogout); err != nil {
+		began := s.m.now()
+		err = s.m.end(ctx, s.key, ReasonLogout)
+		s.m.worked(ctx, EventDestroy, began, 0, err)
+		if err != nil {
 			s.m.failedLogout(ctx, err)
 			err = &logoutError{unavailable(err)}
 		}
@@ -68,6 +71,7 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 			return store.Key{}, err
 		case err != nil:
 			afterFailure.wait(ctx, try)
+			m.retries(ctx, "get", err)
 			continue
 		}
 		next = store.Key{}

@@ -76,7 +76,7 @@ func TestRefusedLoadsAreNotLogged(t *testing.T) {
 		observed := 0
 		m := newManager(t, st, &session.Options{
 			Logger:   slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-			Observer: func(context.Context, session.Event) { observed++ },
+			Observer: counting(session.EventUnavailable, &observed),
 		})
 		b := newBrowser(t)
 		b.signIn(m, "alice")
@@ -169,7 +169,7 @@ func TestRefusedCommits(t *testing.T) {
 				observed := 0
 				m := newManager(t, st, &session.Options{
 					Logger:       slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-					Observer:     func(context.Context, session.Event) { observed++ },
+					Observer:     counting(session.EventUnavailable, &observed),
 					ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { answered = err },
 				})
 				b := newBrowser(t)
@@ -477,4 +477,13 @@ func TestWhyIsNotForgotten(t *testing.T) {
 			t.Errorf("%v; want why the write was refused", *answer)
 		}
 	})
+}
+
+// counting returns an observer that counts events of the kind k in n.
+func counting(k session.EventKind, n *int) func(context.Context, session.Event) {
+	return func(_ context.Context, e session.Event) {
+		if e.Kind == k {
+			*n++
+		}
+	}
 }

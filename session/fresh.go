@@ -78,6 +78,7 @@ func (s *Session) Refresh(ctx context.Context) error {
 
 // refresh is Refresh with s.mu held, of a session that may be a copy.
 func (s *Session) refresh(ctx context.Context) error {
+	ctx = s.locked(ctx)
 	m, k, id := s.m, s.key, s.id
 	if !s.exists() {
 		id, _, _ = m.cookie.read(s.w.r.Header) // by which it was loaded

@@ -48,7 +48,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		if hasID {
 			now := time.Now()
 			q.call = callContext{parent: &q.context, deadline: now.Add(m.opts.StoreTimeout)}
-			err := s.load(&q.call, id, seen, now)
+			err := s.load(s.locked(&q.call), id, seen, now)
 			s.tell()
 			q.call.stop()
 			if err != nil {
@@ -96,7 +96,10 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 	if m.opts.Logout != nil && m.opts.Logout(r) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), m.opts.StoreTimeout)
 		defer cancel()
-		if endErr := m.end(ctx, id.Key(), ReasonLogout); endErr != nil {
+		began := m.now()
+		endErr := m.end(ctx, id.Key(), ReasonLogout)
+		m.worked(ctx, EventDestroy, began, 0, endErr)
+		if endErr != nil {
 			err = &logoutError{err}
 			m.failedLogout(ctx, endErr)
 		}
@@ -144,9 +147,10 @@ func outageLevel(err error) slog.Level {
 // request may just have replaced it. The error is an ErrUnavailable.
 func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now time.Time) error {
 	m, k := s.m, id.Key()
-	rec, err := m.store.Get(ctx, k)
+	rec, err := m.readAny(ctx, k)
 	if err != nil && worthAnother(ctx, err) {
-		rec, err = m.store.Get(ctx, k)
+		m.retries(ctx, "get", err)
+		rec, err = m.readAny(ctx, k)
 	}
 	payload, err := s.open(id, k, rec, err)
 	if m.fresh != nil {

@@ -98,7 +98,10 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) sweep(ctx context.Context, s store.Sweeper) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StoreTimeout)
 	defer cancel()
-	return s.Sweep(ctx, sweepBatch)
+	began := m.now()
+	n, err := s.Sweep(ctx, sweepBatch)
+	m.called(ctx, "sweep", began, 0, err)
+	return n, err
 }
 
 // Ping reports whether the store answers, as ErrUnavailable if not, for the
@@ -107,16 +110,28 @@ func (m *Manager) sweep(ctx context.Context, s store.Sweeper) (int, error) {
 func (m *Manager) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StoreTimeout)
 	defer cancel()
-	var err error
-	if p, ok := store.As[store.Pinger](m.store); ok {
-		err = p.Ping(ctx)
-	} else if _, err = m.read(ctx, store.Key{}); errors.Is(err, store.ErrNotFound) {
-		err = nil
-	}
+	began := m.now()
+	err := m.ping(ctx)
+	m.called(ctx, "ping", began, 0, err)
 	if err != nil {
 		return unavailable(err)
 	}
 	return nil
+}
+
+func (m *Manager) ping(ctx context.Context) error {
+	if p, ok := store.As[store.Pinger](m.store); ok {
+		return p.Ping(ctx)
+	}
+	get := m.store.Get
+	if m.fresh != nil {
+		get = m.fresh.GetFresh
+	}
+	_, err := get(ctx, store.Key{})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 func (m *Manager) log() *slog.Logger {
@@ -124,12 +139,6 @@ func (m *Manager) log() *slog.Logger {
 		return m.opts.Logger
 	}
 	return slog.Default()
-}
-
-func (m *Manager) observe(ctx context.Context, e Event) {
-	if m.opts.Observer != nil {
-		m.opts.Observer(ctx, e)
-	}
 }
 
 // contextKey is the key of a manager's session in a request's context; that of
@@ -187,34 +196,47 @@ func From(ctx context.Context) *Session {
 }
 
 // call gives one store operation its deadline. The parent is what the caller
-// may wait for in all; cancellation of the request reaches reads only.
-func (m *Manager) call(ctx context.Context, f func(context.Context) error) error {
+// may wait for in all; cancellation of the request reaches reads only. size is of the
+// values that are written.
+func (m *Manager) call(ctx context.Context, op string, size int, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, m.opts.StoreTimeout)
 	defer cancel()
-	return f(ctx)
+	began := m.now()
+	err := f(ctx)
+	m.called(ctx, op, began, size, err)
+	return err
 }
 
 // get reads the record under k, never from a copy: only the load of a request
 // may be stale.
-func (m *Manager) get(ctx context.Context, k store.Key) (rec store.Record, err error) {
-	err = m.call(ctx, func(ctx context.Context) error {
-		rec, err = m.read(ctx, k)
-		return err
-	})
-	return rec, err
+func (m *Manager) get(ctx context.Context, k store.Key) (store.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.opts.StoreTimeout)
+	defer cancel()
+	return m.read(ctx, k)
 }
 
 // read is get without a deadline of its own.
 func (m *Manager) read(ctx context.Context, k store.Key) (store.Record, error) {
-	if m.fresh != nil {
-		return m.fresh.GetFresh(ctx, k)
+	if m.fresh == nil {
+		return m.readAny(ctx, k)
 	}
-	return m.store.Get(ctx, k)
+	began := m.now()
+	rec, err := m.fresh.GetFresh(ctx, k)
+	m.called(ctx, "get_fresh", began, len(rec.Data), err)
+	return rec, err
+}
+
+// readAny is read, from a copy perhaps.
+func (m *Manager) readAny(ctx context.Context, k store.Key) (store.Record, error) {
+	began := m.now()
+	rec, err := m.store.Get(ctx, k)
+	m.called(ctx, "get", began, len(rec.Data), err)
+	return rec, err
 }
 
 // remove deletes the record under k.
 func (m *Manager) remove(ctx context.Context, k store.Key) error {
-	return m.call(ctx, func(ctx context.Context) error {
+	return m.call(ctx, "delete", 0, func(ctx context.Context) error {
 		_, err := m.store.Delete(ctx, k)
 		return err
 	})

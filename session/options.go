@@ -91,35 +91,12 @@ type Options struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	// Observer is called for each event worth counting. It must be fast and
-	// safe for concurrent use. If nil, events are only logged.
+	// Observer is called for each event worth counting or measuring, several times
+	// for each request: it must be fast and safe for concurrent use. The context is
+	// that of the request or call, and may have ended. If nil, nothing is measured,
+	// and what is wrong is only logged.
 	Observer func(context.Context, Event)
 }
-
-// Event is something that happened to a session, for counting.
-type Event struct {
-	Kind EventKind
-	Attr string // the attribute concerned, if any
-	Err  error  // the error concerned, if any
-	N    int    // how many, where one event stands for several
-}
-
-// EventKind names an [Event].
-type EventKind string
-
-// Kinds of events.
-const (
-	EventConflict    EventKind = "conflict"     // a commit lost a race and was replayed
-	EventStaleSet    EventKind = "stale_set"    // a Set replaced a value newer than the one read
-	EventCorrupt     EventKind = "corrupt"      // a record did not open; the request went on anonymous
-	EventTouchFailed EventKind = "touch_failed" // activity could not be recorded
-	EventLateChange  EventKind = "late_change"  // a change after the response began was lost
-	EventUnavailable EventKind = "unavailable"  // the store could not be reached
-	EventLarge       EventKind = "large"        // a session is over 4 KiB
-	EventStaleRead   EventKind = "stale_read"   // a copy lacked what its user had written; the store was read
-	EventSwept       EventKind = "swept"        // Run removed N expired sessions, one batch of several perhaps
-	EventSweepFailed EventKind = "sweep_failed" // Run could not sweep; it tries again
-)
 
 const (
 	defaultStoreTimeout  = 2 * time.Second

@@ -60,6 +60,17 @@ func (m *Manager) Sessions(ctx context.Context, owner string) ([]Info, error) {
 // nothing then, and only [Manager.RevokeAll] makes sure.
 // It returns ErrUnavailable or ErrNoOwnerIndex.
 func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, error) {
+	began := m.now()
+	found, err := m.revoke(ctx, owner, h)
+	n := 0
+	if found {
+		n = 1
+	}
+	m.worked(ctx, EventRevoke, began, n, err)
+	return found, err
+}
+
+func (m *Manager) revoke(ctx context.Context, owner string, h Handle) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opts.CommitTimeout)
 	defer cancel()
 	found := false
@@ -90,6 +101,13 @@ func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, err
 // signing in faster than sessions can be ended. After an error some may have ended, more
 // than were counted: call it again.
 func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (int, error) {
+	began := m.now()
+	n, err := m.revokeAll(ctx, owner, keep)
+	m.worked(ctx, EventRevoke, began, n, err)
+	return n, err
+}
+
+func (m *Manager) revokeAll(ctx context.Context, owner string, keep []Handle) (int, error) {
 	idx, ok := store.As[store.OwnerIndex](m.store)
 	if !ok {
 		return 0, ErrNoOwnerIndex
@@ -112,7 +130,7 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 			return total, errorf("sessions are created as fast as they are ended: %w", ErrConflict)
 		}
 		var n int
-		err := m.call(ctx, func(ctx context.Context) (err error) {
+		err := m.call(ctx, "delete_owner", 0, func(ctx context.Context) (err error) {
 			n, err = idx.DeleteOwner(ctx, owner, kept...)
 			return err
 		})
@@ -125,6 +143,7 @@ func (m *Manager) RevokeAll(ctx context.Context, owner string, keep ...Handle) (
 				return total, unavailable(last)
 			}
 			afterFailure.wait(ctx, failures) // to repeat it does no harm
+			m.retries(ctx, "delete_owner", err)
 			failures++
 			pass--
 			empty = 0
@@ -167,7 +186,7 @@ func (m *Manager) listOwner(ctx context.Context, owner string) (recs []store.Key
 	if owner == "" {
 		return nil, nil
 	}
-	err = m.call(ctx, func(ctx context.Context) error {
+	err = m.call(ctx, "list_owner", 0, func(ctx context.Context) error {
 		recs, err = idx.ListOwner(ctx, owner)
 		return err
 	})

@@ -47,7 +47,9 @@ func (s *Session) SignIn(ctx context.Context, owner string, opts *SignInOptions)
 	if len(opts.Label) > store.MaxLabel {
 		return errorf("SignInOptions.Label has %d bytes; at most %d are kept", len(opts.Label), store.MaxLabel)
 	}
+	began := s.m.now()
 	err := s.move(ctx, &signIn{owner, opts})
+	s.m.worked(ctx, EventSignIn, began, 0, err)
 	s.m.failedWrite(ctx, "sign-in", err)
 	return err
 }
@@ -58,7 +60,9 @@ func (s *Session) SignIn(ctx context.Context, owner string, opts *SignInOptions)
 //
 // It does its work before it returns, and returns what SignIn does.
 func (s *Session) Renew(ctx context.Context) error {
+	began := s.m.now()
 	err := s.move(ctx, nil)
+	s.m.worked(ctx, EventRenew, began, 0, err)
 	s.m.failedWrite(ctx, "renewal", err)
 	return err
 }
@@ -84,7 +88,7 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 	case in == nil && s.ended != nil:
 		return s.ended
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.m.opts.CommitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.locked(ctx)), s.m.opts.CommitTimeout)
 	defer cancel()
 	if !s.exists() && s.mayBeCopy { // it may be a copy alone that has no session
 		if err := s.refresh(ctx); err != nil {
@@ -138,7 +142,7 @@ func (s *Session) adopt(id format.ID, rec store.Record, p format.Payload) {
 	s.ended, s.refused = nil, false
 	s.setBase(rec, p)
 	s.earlier = nil
-	s.cookie, s.tellSeen = cookieSet, true
+	s.cookie, s.tellSeen, s.active = cookieSet, true, true
 }
 
 // changesOwner reports whether in signs in somebody else than the owner.

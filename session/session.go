@@ -58,6 +58,7 @@ type Session struct {
 	cookie     cookieAction // what the browser must be told
 	headerSent bool         // and whether it is too late for that
 	finished   bool         // the handler has returned
+	active     bool         // this request's activity was recorded, or need not be
 	mayBeCopy  bool         // what was loaded may not be the newest: see fresh.go
 	tellSeen   bool         // the browser must be told the version of base, or that there is none
 }
@@ -86,10 +87,6 @@ func (s *Session) tell() {
 
 // note has f run as soon as mu is free.
 func (s *Session) note(f func()) { s.notes = append(s.notes, f) }
-
-func (s *Session) observe(ctx context.Context, e Event) {
-	s.note(func() { s.m.observe(ctx, e) })
-}
 
 func (s *Session) warn(ctx context.Context, text string, args ...any) {
 	s.note(func() { s.m.log().WarnContext(ctx, "session: "+text, args...) })
