@@ -14,9 +14,13 @@ func newShop(st store.Store, s worker.Site) (http.Handler, error) {
 		CookieName:     s.CookieName,
 		InsecureCookie: s.InsecureCookie,
 		Draining:       s.Draining,
-		Store: func() shop.StoreState {
+		Details: func() map[string]string {
 			st := s.StoreState()
-			return shop.StoreState{Breaker: st.Breaker, NearCache: st.NearCache}
+			details := map[string]string{"near_cache": st.NearCache}
+			if st.Breaker != "" {
+				details["breaker"] = st.Breaker
+			}
+			return details
 		},
 		Logger: s.Logger,
 	})

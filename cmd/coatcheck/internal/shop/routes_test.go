@@ -185,7 +185,7 @@ func TestReadiness(t *testing.T) {
 	h, err := shop.New(memstore.New(), "worker-1", &shop.Options{
 		InsecureCookie: true,
 		Draining:       func() bool { return draining },
-		Store:          func() shop.StoreState { return shop.StoreState{Breaker: "open", NearCache: "timed"} },
+		Details:        func() map[string]string { return map[string]string{"breaker": "open", "near_cache": "timed"} },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -28,18 +28,12 @@ type Options struct {
 	// 503. If nil, it never is.
 	Draining func() bool
 
-	// Store returns what GET /readyz says of the store, besides whether it answers.
-	// If nil, it says nothing more.
-	Store func() StoreState
+	// Details returns what GET /readyz says besides whether the store answers. If
+	// nil, it says nothing more.
+	Details func() map[string]string
 
 	// Logger receives warnings and errors. If nil, slog.Default().
 	Logger *slog.Logger
-}
-
-// StoreState is what is around the store of a shop. What is "" is left out.
-type StoreState struct {
-	Breaker   string `json:"breaker,omitzero"`    // the state of its circuit
-	NearCache string `json:"near_cache,omitzero"` // how copies of sessions learn of changes
 }
 
 // serverName keeps a name harmless in a header, in a cookie and in a page.
@@ -55,19 +49,13 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	if opts == nil {
 		opts = &Options{}
 	}
-	s := &shop{name: name, cookie: opts.CookieName, draining: opts.Draining, store: opts.Store, logger: opts.Logger}
+	s := &shop{name: name, cookie: opts.CookieName, logger: opts.Logger}
 	switch {
 	case s.cookie != "":
 	case opts.InsecureCookie:
 		s.cookie = "session"
 	default:
 		s.cookie = "__Host-session"
-	}
-	if s.draining == nil {
-		s.draining = func() bool { return false }
-	}
-	if s.store == nil {
-		s.store = func() StoreState { return StoreState{} }
 	}
 	if s.logger == nil {
 		s.logger = slog.Default()
@@ -84,6 +72,7 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("shop: %w", err)
 	}
+	s.ready = s.sessions.Readiness(&session.ReadinessOptions{Draining: opts.Draining, Details: opts.Details})
 	s.trail = newTrail(name, opts.CookieName, opts.InsecureCookie)
 	return s.handler(), nil
 }
@@ -93,8 +82,7 @@ type shop struct {
 	sessions *session.Manager
 	cookie   string // the name of the session cookie
 	trail    trail
-	draining func() bool
-	store    func() StoreState
+	ready    http.Handler // answers GET /readyz
 	logger   *slog.Logger
 }
 
@@ -115,7 +103,7 @@ func isLogout(r *http.Request) bool {
 func (s *shop) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathHealth, s.health)
-	mux.HandleFunc("GET "+pathReady, s.ready)
+	mux.Handle("GET "+pathReady, s.ready)
 	for pattern, h := range map[string]handler{
 		"GET /{$}":                     s.front,
 		"GET /api/session":             s.apiSession,
