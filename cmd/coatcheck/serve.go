@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/handover"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/metrics"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/stop"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/worker"
@@ -16,6 +17,7 @@ import (
 
 type serveCommand struct {
 	Listen         string        `help:"Address of the server. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Metrics        string        `help:"Address at which Prometheus scrapes metrics; without a host, this machine only. Off by default." placeholder:"HOST:PORT"`
 	Store          string        `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 	NearCache      bool          `help:"Keep copies of sessions in memory: most reads ask no store, and what other servers change is seen within a second."`
 	Name           string        `help:"Name of the server in X-Served-By. The default is made of the machine's name and the port." placeholder:"NAME"`
@@ -43,6 +45,11 @@ func (c *serveCommand) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("--listen: %q is not host:port, as 127.0.0.1:8080", c.Listen)
 	}
+	if c.Metrics != "" {
+		if _, err := metrics.Address(c.Metrics); err != nil {
+			return fmt.Errorf("--metrics: %w", err)
+		}
+	}
 	if c.DrainDelay < 0 || c.DrainTimeout <= 0 {
 		return errors.New("--drain-delay must not be negative and --drain-timeout must be positive")
 	}
@@ -62,6 +69,7 @@ func (c *serveCommand) Run(p *printer) error {
 	return worker.Run(polite, now, worker.Config{
 		Name:           c.Name,
 		Listen:         c.Listen,
+		Metrics:        c.Metrics,
 		Store:          c.Store,
 		NearCache:      c.NearCache,
 		VerifyOnly:     c.NoMigrate,
@@ -74,12 +82,13 @@ func (c *serveCommand) Run(p *printer) error {
 			p.logger.Info("set up the session store", "store", r.Store)
 		}
 		return p.result(struct {
-			Name   string `json:"name"`
-			URL    string `json:"url"`
-			Store  string `json:"store"`
-			Cookie string `json:"cookie"`
-		}{r.Name, r.URL, r.Store.String(), r.Cookie},
-			fmt.Sprintf("%s ready: %s", r.Name, r.URL))
+			Name    string `json:"name"`
+			URL     string `json:"url"`
+			Store   string `json:"store"`
+			Cookie  string `json:"cookie"`
+			Metrics string `json:"metrics,omitzero"`
+		}{r.Name, r.URL, r.Store.String(), r.Cookie, r.Metrics},
+			fmt.Sprintf("%s ready: %s%s", r.Name, r.URL, withMetrics(r.Metrics)))
 	})
 }
 

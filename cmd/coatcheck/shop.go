@@ -22,6 +22,7 @@ func newShop(st store.Store, s worker.Site) (http.Handler, error) {
 			}
 			return details
 		},
-		Logger: s.Logger,
+		Logger:   s.Logger,
+		Observer: s.Observer,
 	})
 }

@@ -17,6 +17,7 @@ import (
 type upCommand struct {
 	Listen    string        `help:"Address of the shop. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Admin     string        `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
+	Metrics   string        `help:"Address at which Prometheus scrapes metrics of everything; without a host, this machine only. Off by default." placeholder:"HOST:PORT"`
 	Workers   *int          `help:"How many web servers to keep. Default: 3." placeholder:"N" xor:"count"`
 	Autoscale string        `help:"Keep as many web servers as the load takes, from MIN to MAX, instead. Setting their number by hand pauses that." placeholder:"MIN:MAX" xor:"count"`
 	Target    float64       `name:"autoscale-target" help:"How many requests at once one web server is for. Default: ${default}." default:"10" placeholder:"N"`
@@ -43,6 +44,7 @@ func (c *upCommand) Validate() error {
 	c.config = up.Config{
 		Listen:     c.Listen,
 		Admin:      c.Admin,
+		Metrics:    c.Metrics,
 		Workers:    workers,
 		Autoscale:  scaling,
 		Store:      u,
@@ -107,6 +109,14 @@ func (c *upCommand) Run(p *printer) error {
 		if r.Workers == 1 {
 			workers = "worker"
 		}
-		return p.result(r.Ready, fmt.Sprintf("%d %s ready: shop %s admin %s", r.Workers, workers, r.Shop, r.AdminLink()))
+		return p.result(r.Ready, fmt.Sprintf("%d %s ready: shop %s admin %s%s", r.Workers, workers, r.Shop, r.AdminLink(), withMetrics(r.Metrics)))
 	})
+}
+
+// withMetrics returns the end of a ready line.
+func withMetrics(url string) string {
+	if url == "" {
+		return ""
+	}
+	return " metrics " + url
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ const (
 	Scaled        Kind = "scaled"
 )
 
+// Kinds are all of them.
+var Kinds = []Kind{Started, BecameReady, Unhealthy, Failed, Delayed, BeganDraining, Drained, Killed, Died, Scaled}
+
 // Event is something that happened to the fleet or, if Worker is not "", to one
 // worker.
 type Event struct {
@@ -44,6 +48,7 @@ type events struct {
 	kept    []Event
 	total   int           // ever
 	changed chan struct{} // closed and renewed at every event
+	counts  map[Kind]int  // ever
 }
 
 func (e *events) add(k Kind, worker, detail string) {
@@ -55,6 +60,10 @@ func (e *events) add(k Kind, worker, detail string) {
 	e.total++
 	close(e.changed)
 	e.changed = make(chan struct{})
+	if e.counts == nil {
+		e.counts = make(map[Kind]int)
+	}
+	e.counts[k]++
 	e.mu.Unlock()
 
 	level := slog.LevelInfo
@@ -82,4 +91,10 @@ func (e *events) since(n int) (fresh []Event, total int, changed <-chan struct{}
 	defer e.mu.Unlock()
 	count := min(max(0, e.total-n), len(e.kept))
 	return slices.Clone(e.kept[len(e.kept)-count:]), e.total, e.changed
+}
+
+func (e *events) count() map[Kind]int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return maps.Clone(e.counts)
 }

@@ -263,6 +263,10 @@ func (f *Fleet) EventsSince(n int) (fresh []Event, total int, changed <-chan str
 	return f.events.since(n)
 }
 
+// EventCounts returns how many events of each kind there ever were, those that are
+// forgotten too. A kind without any may be missing.
+func (f *Fleet) EventCounts() map[Kind]int { return f.events.count() }
+
 // Changed returns a channel that is closed at the next change of the workers.
 func (f *Fleet) Changed() <-chan struct{} {
 	f.mu.Lock()

@@ -4,6 +4,7 @@
 package shop
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,9 @@ type Options struct {
 
 	// Logger receives warnings and errors. If nil, slog.Default().
 	Logger *slog.Logger
+
+	// Observer is told of the sessions' events. If nil, nobody is.
+	Observer func(context.Context, session.Event)
 }
 
 // serverName keeps a name harmless in a header, in a cookie and in a page.
@@ -68,6 +72,7 @@ func New(st store.Store, name string, opts *Options) (http.Handler, error) {
 		Logout:         isLogout,
 		ErrorHandler:   s.answerSessionError,
 		Logger:         s.logger,
+		Observer:       opts.Observer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("shop: %w", err)

@@ -24,6 +24,7 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/console"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/metrics"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/worker"
 	"github.com/coatcheck/coatcheck/session"
@@ -33,6 +34,7 @@ import (
 type Config struct {
 	Listen    string            // of the balancer
 	Admin     string            // of the admin interface; loopback
+	Metrics   string            // for Prometheus (see [metrics.Address]); "" for none
 	Workers   int               // if Autoscale is set, those at the start
 	Autoscale *autoscale.Config // nil for a fixed number
 	Store     storeurl.URL
@@ -58,6 +60,7 @@ type Ready struct {
 	Store      string `json:"store"`
 	Cookie     string `json:"cookie"`
 	Insecure   bool   `json:"insecure_cookie"`
+	Metrics    string `json:"metrics,omitzero"`
 }
 
 // Running is a fleet that is ready.
@@ -112,6 +115,11 @@ func (c Config) Validate() error {
 	if err := admin.CheckAddr(c.Admin); err != nil {
 		return fmt.Errorf("--admin: %w", err)
 	}
+	if c.Metrics != "" {
+		if _, err := metrics.Address(c.Metrics); err != nil {
+			return fmt.Errorf("--metrics: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -147,6 +155,11 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		return err
 	}
 	defer side.Close()
+	measured, err := measure(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, measured.close()) }()
 
 	var certificates []tls.Certificate
 	if c.TLSCert != "" {
@@ -157,7 +170,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		certificates = []tls.Certificate{cert}
 	}
 
-	st, err := openStore(polite, c, logger)
+	st, err := openStore(polite, c, measured.observer(), logger)
 	if err != nil {
 		return err
 	}
@@ -187,6 +200,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 			VerifyOnly:     true, // the parent has set it up
 			Sweep:          !c.Store.Shared() || c.Apart,
 			Secret:         secret,
+			MetricsSecret:  measured.workerSecret(),
 			InsecureCookie: insecure,
 			InsecureName:   cookie,
 			DrainTimeout:   drainTimeout,
@@ -221,7 +235,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		}()
 		defer func() { stopScaling(); <-scaled }()
 	}
-	frontServer := balancer.NewServer(bal, logger)
+	frontServer := balancer.NewServer(measured.around(bal), logger)
 	frontServer.TLSConfig = &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}
 	shop := shopURL(c.Listen, front, certificates != nil)
 	shoppers := load.New(shop, think, onlyThis(certificates))
@@ -243,7 +257,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		dashboard.Run(watching)
 	}()
 	sideServer := admin.NewServer(dashboard, logger)
-	served := make(chan error, 2)
+	served := make(chan error, 3)
 	go func() {
 		if certificates != nil {
 			served <- frontServer.ServeTLS(balancer.Listener(front), "", "")
@@ -252,6 +266,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		}
 	}()
 	go func() { served <- sideServer.Serve(side) }()
+	measured.serve(bal, workers, steered, st, served, logger)
 	defer frontServer.Close()
 	defer func() {
 		stopWatching() // which ends the streams, when they have told the last events
@@ -271,6 +286,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		Store:      c.Store.String(),
 		Cookie:     cookie,
 		Insecure:   insecure,
+		Metrics:    measured.url(),
 	}
 	if err := ready(Running{r, steered, bal.Status}); err != nil {
 		return err
@@ -392,7 +408,7 @@ type parentStore struct {
 	stop    func()
 }
 
-func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore, error) {
+func openStore(ctx context.Context, c Config, observer func(context.Context, session.Event), logger *slog.Logger) (*parentStore, error) {
 	p := &parentStore{url: c.Store}
 	if !c.Store.Shared() || c.Apart {
 		return p, nil
@@ -411,7 +427,7 @@ func openStore(ctx context.Context, c Config, logger *slog.Logger) (*parentStore
 	if migrated {
 		logger.Info("set up the session store", "store", c.Store)
 	}
-	if p.manager, err = session.New(p.opened.Store, &session.Options{Logger: logger}); err != nil {
+	if p.manager, err = session.New(p.opened.Store, &session.Options{Logger: logger, Observer: observer}); err != nil {
 		return nil, errors.Join(err, p.opened.Close())
 	}
 	tending, cancel := context.WithCancel(context.Background())

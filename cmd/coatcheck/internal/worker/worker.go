@@ -41,6 +41,11 @@ type Config struct {
 	// Secret, if not "", is what a request must carry to be answered (see
 	// [balancer.RequireSecret]).
 	Secret string
+	// Metrics, if not "", is the address to serve metrics on (see [metrics.Address]),
+	// and MetricsSecret what a request must carry to be answered with them on Listen:
+	// by that the parent of a fleet asks.
+	Metrics       string
+	MetricsSecret string
 	// InsecureCookie is the development cookie, for plain HTTP, under the name
 	// InsecureName or, if zero, the default one.
 	InsecureCookie bool
@@ -62,6 +67,8 @@ type Site struct {
 	// StoreState returns what to say of the store, besides whether it answers.
 	StoreState func() storeurl.State
 	Logger     *slog.Logger
+	// Observer is to be told of the sessions' events; nil if nobody measures.
+	Observer func(context.Context, session.Event)
 }
 
 // App makes the web app that a worker serves, with its sessions in the store. Its
@@ -74,7 +81,8 @@ type Ready struct {
 	URL      string
 	Cookie   string // its name
 	Store    storeurl.URL
-	Migrated bool // the store's schema was missing or old, and was set up
+	Migrated bool   // the store's schema was missing or old, and was set up
+	Metrics  string // their URL, if they have an address of their own
 }
 
 // Run serves the app until polite ends, then lets the requests in flight finish;
@@ -90,6 +98,11 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 		return fmt.Errorf("listen on %s: %w", c.Listen, err)
 	}
 	defer ln.Close()
+	measured, err := measure(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, measured.close()) }()
 	// With a store that is away, visitors without a session are served.
 	opened, err := u.Open(polite, storeurl.Options{Create: !c.VerifyOnly, Patient: true, NearCache: c.NearCache, Logger: logger})
 	if err != nil {
@@ -112,7 +125,7 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	var draining atomic.Bool
 	h, err := app(opened.Store, Site{
 		Name: name, CookieName: cookie, InsecureCookie: c.InsecureCookie,
-		Draining: draining.Load, StoreState: opened.State, Logger: logger,
+		Draining: draining.Load, StoreState: opened.State, Logger: logger, Observer: measured.observer(),
 	})
 	if err != nil {
 		return err
@@ -120,24 +133,30 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	if c.Secret != "" {
 		h = balancer.RequireSecret(c.Secret, h)
 	}
+	h = measured.handler(c.MetricsSecret, h, logger)
 	srv := balancer.NewServer(h, logger)
 
 	tending, stop := context.WithCancel(now)
 	var tended sync.WaitGroup
 	defer func() { stop(); tended.Wait() }()
 	tended.Go(func() { opened.Run(tending) })
+	var ping func(context.Context) error
 	if c.Sweep {
-		manager, err := session.New(opened.Store, &session.Options{Logger: logger})
+		manager, err := session.New(opened.Store, &session.Options{Logger: logger, Observer: measured.observer()})
 		if err != nil {
 			return err
 		}
+		ping = manager.Ping
 		tended.Go(func() { _ = manager.Run(tending) }) // only ever the context's error
 		tended.Go(func() { opened.Watch(tending, logger) })
 		tended.Go(func() { opened.Advise(tending, logger) })
 	}
-	served := make(chan error, 1)
+	served := make(chan error, 2)
 	go func() { served <- srv.Serve(ln) }()
-	if err := ready(Ready{Name: name, URL: "http://" + ln.Addr().String(), Cookie: cookie, Store: u, Migrated: migrated}); err != nil {
+	measured.watch(ping, opened.State)
+	measured.serve(served, logger)
+	r := Ready{Name: name, URL: "http://" + ln.Addr().String(), Cookie: cookie, Store: u, Migrated: migrated, Metrics: measured.url()}
+	if err := ready(r); err != nil {
 		return errors.Join(err, srv.Close())
 	}
 
