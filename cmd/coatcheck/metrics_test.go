@@ -247,9 +247,16 @@ func TestMetricsOfWorkersThatComeAndGo(t *testing.T) {
 	if !strings.HasPrefix(u.Metrics, "http://127.0.0.1:") {
 		t.Errorf("without a host the metrics are at %s", u.Metrics)
 	}
+	for range 5 {
+		servedBy(t, u)
+	}
 	has := func(line string) bool { return strings.Contains(scrape(t, u), "\n"+line) }
 	for _, line := range []string{
 		"coatcheck_store_up 1\n",
+		"coatcheck_balancer_requests_total 5\n",
+		"coatcheck_balancer_retries_total 0\n",
+		`coatcheck_balancer_response_duration_seconds_count{code="2xx"} 5` + "\n",
+		"coatcheck_fleet_target_workers 2\n",
 		`coatcheck_fleet_workers{state="ready"} 2` + "\n",
 		`coatcheck_fleet_events_total{kind="killed"} 0` + "\n",
 		`coatcheck_session_events_total{kind="conflict",worker="worker-1"} 0` + "\n",

@@ -30,7 +30,7 @@ func newApp() *app { return &app{arrived: make(chan struct{}), release: make(cha
 
 func (a *app) make(st store.Store, s worker.Site) (http.Handler, error) {
 	m, err := session.New(st, &session.Options{
-		Cookie: session.Cookie{Name: s.CookieName}, InsecureCookie: s.InsecureCookie, Logger: s.Logger,
+		Cookie: session.Cookie{Name: s.CookieName}, InsecureCookie: s.InsecureCookie, Logger: s.Logger, Observer: s.Observer,
 	})
 	if err != nil {
 		return nil, err
@@ -306,4 +306,59 @@ func ExampleRun() {
 	// Output:
 	// hello from web-1
 	// <nil>
+}
+
+func TestMetrics(t *testing.T) {
+	r := run(t, worker.Config{Metrics: ":0", InsecureCookie: true, Sweep: true}, newApp())
+	resp, err := http.Post(r.URL+"/visit", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	status, body := get(t, r.Metrics)
+	for _, line := range []string{
+		"coatcheck_store_up 1",
+		`coatcheck_session_operations_total{op="commit",outcome="ok"} 1`,
+		`coatcheck_store_calls_total{op="create",outcome="ok"} 1`,
+	} {
+		if !strings.Contains(body, "\n"+line+"\n") {
+			t.Errorf("GET %s is %d and lacks %s", r.Metrics, status, line)
+		}
+	}
+	if status, _ := get(t, r.URL+"/metrics"); status != http.StatusNotFound {
+		t.Errorf("visitors get %d for /metrics, which is the app's to answer", status)
+	}
+	r.stop()
+	if err := <-r.result; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if resp, err := http.Get(r.Metrics); err == nil {
+		resp.Body.Close()
+		t.Error("the metrics outlive the worker")
+	}
+}
+
+// The parent asks by a secret of its own: the balancer sends the other one along with
+// each visitor's request.
+func TestMetricsAreForTheParent(t *testing.T) {
+	r := run(t, worker.Config{Secret: "visitors", MetricsSecret: "parent"}, newApp())
+	if r.Metrics != "" {
+		t.Errorf("the metrics have an address of their own, %s", r.Metrics)
+	}
+	for secret, want := range map[string]int{"": 403, "visitors": 404, "parent": 200, "else": 403} {
+		req, err := http.NewRequest(http.MethodGet, r.URL+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(balancer.SecretHeader, secret)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || strings.Contains(string(b), "go_goroutines") != (want == 200) {
+			t.Errorf("with the secret %q the answer is %d, want %d", secret, resp.StatusCode, want)
+		}
+	}
 }
