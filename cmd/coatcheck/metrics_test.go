@@ -262,36 +262,29 @@ func TestMetricsOfWorkersThatComeAndGo(t *testing.T) {
 		`coatcheck_session_events_total{kind="conflict",worker="worker-1"} 0` + "\n",
 		`process_resident_memory_bytes{worker="worker-2"} `,
 	} {
-		if !has(line) {
-			t.Errorf("the metrics lack %q", line)
-		}
+		uptest.Await(t, "the metrics have "+line, func() bool { return has(line) }) // all answer in time
 	}
 	u.Kill("worker-1")
 	u.AwaitWorkers(2)
-	if has(`go_goroutines{worker="worker-1"}`) || !has(`go_goroutines{worker="worker-3"}`) {
-		t.Error("the metrics are not those of the workers that there are")
+	uptest.Await(t, "the new worker is in the metrics", func() bool { return has(`go_goroutines{worker="worker-3"}`) })
+	if has(`go_goroutines{worker="worker-1"}`) {
+		t.Error("the metrics are of a worker that is gone")
 	}
 	if !has(`coatcheck_fleet_events_total{kind="killed"} 1` + "\n") {
 		t.Error("the kill is not counted")
 	}
 
-	var hung admin.Worker
-	for _, w := range u.Fleet().Workers {
-		if w.Name == "worker-2" {
-			hung = w
-		}
-	}
+	workers := u.Fleet().Workers
+	hung := workers[slices.IndexFunc(workers, func(w admin.Worker) bool { return w.Name == "worker-2" })]
 	if err := syscall.Kill(hung.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	text := scrape(t, u)
+	uptest.Await(t, "who hangs is left out of a scrape and counted, and the other is in it", func() bool {
+		text := scrape(t, u)
+		return !strings.Contains(text, `go_goroutines{worker="worker-2"}`) && strings.Contains(text, `go_goroutines{worker="worker-3"}`) &&
+			!strings.Contains(text, "\ncoatcheck_fleet_scrapes_missed_total 0\n")
+	})
 	_ = syscall.Kill(hung.PID, syscall.SIGCONT) // if it is there still
-	if strings.Contains(text, `go_goroutines{worker="worker-2"}`) || !strings.Contains(text, `go_goroutines{worker="worker-3"}`) {
-		t.Error("a scrape has a worker that hangs, or lacks the one that does not")
-	}
-	if !strings.Contains(text, "\ncoatcheck_fleet_scrapes_missed_total 1\n") {
-		t.Error("who was left out is not counted")
-	}
 }
 
 // A visitor cannot ask a worker for its metrics: not through the balancer, and not past
