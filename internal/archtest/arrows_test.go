@@ -103,6 +103,7 @@ func sound() graph {
 	add("./integration", "./integration", "./store/storetest", "github.com/stretchr/testify/require", "testing")
 	g["./integration"].testImports = []string{"./session", "./store/sqlstore", "modernc.org/sqlite"}
 	add("./bench", "./bench", "./session", "testing")
+	add("./deploy", "./deploy", "testing")
 	return g
 }
 
@@ -157,6 +158,7 @@ func TestRequirementsCanFail(t *testing.T) {
 			"./cmd/coatcheck":    {".", "./store/redisstore", "modernc.org/sqlite"},
 			"./integration":      {".", "./store/redisstore", "github.com/stretchr/testify"},
 			"./bench":            {"."},
+			"./deploy":           {"."},
 		}
 		for _, v := range q.violations(requires) {
 			t.Errorf("among sound requirements: %s", v)

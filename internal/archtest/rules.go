@@ -164,7 +164,7 @@ var rules = []rule{
 	// The ends of the arrows.
 	{
 		in:     []string{"./..."},
-		not:    []string{"./cmd/coatcheck/internal/uptest", "./integration/...", "./bench/..."}, // for tests, all of them
+		not:    []string{"./cmd/coatcheck/internal/uptest", "./integration/...", "./bench/...", "./deploy/..."}, // for tests, all of them
 		never:  []string{"./internal/testserver"},
 		why:    "it starts servers for tests: nothing that is shipped needs it",
 		broken: []edge{{from: "./session", to: "./internal/testserver"}},
@@ -201,6 +201,21 @@ var rules = []rule{
 		why:    "bench holds the peers that we are compared with, so that nothing else has to",
 		broken: []edge{{from: "./integration", to: "./bench", test: true}},
 	},
+	{
+		in:     []string{"./..."},
+		not:    []string{"./deploy/..."},
+		never:  []string{"./deploy/..."},
+		tests:  true,
+		why:    "deploy holds files and what judges them, and no code for anybody",
+		broken: []edge{{from: "./integration", to: "./deploy", test: true}},
+	},
+	{
+		in:     []string{"./deploy/..."},
+		never:  []string{"./session/...", "./store/..."},
+		tests:  true,
+		why:    "what is in deploy is for any app: its tests see the command as an operator does, from outside",
+		broken: []edge{{from: "./deploy", to: "./session", test: true}},
+	},
 }
 
 // requirement limits what a module's go.mod requires, directly or not. Modules
@@ -225,18 +240,18 @@ var requirements = []requirement{
 	},
 	{
 		in:     []string{"./store/..."},
-		never:  []string{"./store/...", "./cmd/...", "./integration/...", "./bench/..."},
+		never:  []string{"./store/...", "./cmd/...", "./integration/...", "./bench/...", "./deploy/..."},
 		why:    "a backend's module builds on the root module and never on another backend's",
 		broken: edge{from: "./store/redisstore", to: "./store/mongostore"},
 	},
 	{
 		in:     []string{"./..."},
-		never:  []string{"./cmd/...", "./integration/...", "./bench/..."},
-		why:    "the command, integration and bench are where the arrows end",
+		never:  []string{"./cmd/...", "./integration/...", "./bench/...", "./deploy/..."},
+		why:    "the command, integration, bench and deploy are where the arrows end",
 		broken: edge{from: "./integration", to: "./cmd/coatcheck"},
 	},
 }
 
 // houses are the folders that hold packages. A new one is a decision: it needs
 // a rule above that says what it may import, and a line here.
-var houses = []string{"./session/...", "./store/...", "./internal/...", "./cmd/...", "./integration/...", "./bench/..."}
+var houses = []string{"./session/...", "./store/...", "./internal/...", "./cmd/...", "./integration/...", "./bench/...", "./deploy/..."}
