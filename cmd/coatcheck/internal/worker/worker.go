@@ -134,7 +134,7 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 		h = balancer.RequireSecret(c.Secret, h)
 	}
 	h = measured.handler(c.MetricsSecret, h, logger)
-	srv := balancer.NewServer(h, logger)
+	srv := balancer.NewServer(closing(&draining, h), logger)
 
 	tending, stop := context.WithCancel(now)
 	var tended sync.WaitGroup
@@ -171,6 +171,18 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	}
 	wait(now, c.DrainDelay)
 	return drain(now, srv, c.DrainTimeout)
+}
+
+// closing ends each connection with its answer once the worker drains. A balancer that
+// kept one could send a change on it at the moment at which the worker closes it, and
+// nobody could tell whether that was done.
+func closing(draining *atomic.Bool, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if draining.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // drain lets the requests in flight finish, until now or the timeout ends them.

@@ -176,6 +176,38 @@ func TestReadinessEndsBeforeTheListenerDoes(t *testing.T) {
 	}
 }
 
+// A balancer that keeps connections must not have one left when the worker closes them:
+// it could just be sending on it.
+func TestDrainClosesConnectionsAfterTheirAnswers(t *testing.T) {
+	r := run(t, worker.Config{DrainDelay: time.Hour}, newApp())
+	ready := func() *http.Response {
+		t.Helper()
+		resp, err := http.Get(r.URL + "/readyz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		return resp
+	}
+	if ready().Close {
+		t.Error("a worker that is ready closes a connection after its answer")
+	}
+	r.stop()
+	for {
+		resp := ready()
+		if resp.StatusCode == http.StatusOK {
+			continue
+		}
+		if !resp.Close {
+			t.Error("a worker that drains keeps a connection open after its answer")
+		}
+		break
+	}
+	r.kill()
+	<-r.result
+}
+
 func TestDrainIsBoundedAndSaysWhatItCut(t *testing.T) {
 	a := newApp()
 	r := run(t, worker.Config{DrainTimeout: 10 * time.Millisecond}, a)
