@@ -268,6 +268,7 @@ func testBalancer(t *testing.T, kind string) {
 	}{
 		{"in turn", inTurn},
 		{"connections are kept", connectionsAreKept},
+		{"a change has a new connection", changesComeAlone},
 		{"what clients claim does not arrive", claimsDoNotArrive},
 		{"the host arrives by each protocol", hostArrives},
 		{"plain HTTP is sent to HTTPS", plainIsRedirected},
@@ -330,6 +331,30 @@ func connectionsAreKept(t *testing.T, s *site) {
 	}
 	if conns > n/3 {
 		t.Errorf("%d requests one after the other took %d connections to servers", n, conns)
+	}
+}
+
+// On a kept connection whose server has just died, a change is lost in a way that nobody
+// can tell from one that was carried out.
+func changesComeAlone(t *testing.T, s *site) {
+	const n = 12
+	for range n {
+		s.get("/page")
+		s.post("/change", "")
+	}
+	conns := make(map[string]bool)
+	for _, r := range s.requests("/page") {
+		conns[r.RemoteAddr] = true
+	}
+	for _, r := range s.requests("/change") {
+		if conns[r.RemoteAddr] {
+			t.Error("a change came on a connection that had been used before")
+			break
+		}
+		conns[r.RemoteAddr] = true
+	}
+	if got := len(s.requests("/change")); got != n {
+		t.Errorf("%d changes arrived, want %d", got, n)
 	}
 }
 
