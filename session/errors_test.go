@@ -111,25 +111,35 @@ func TestFailedLoadsAreRepeatedOnce(t *testing.T) {
 		{"no such session", []error{fmt.Errorf("store: %w", store.ErrNotFound), nil}, 1, http.StatusOK},
 		{"a damaged record", []error{fmt.Errorf("store: %w", store.ErrCorrupt), nil}, 1, http.StatusOK},
 	} {
-		st := newCalls()
-		m := newManager(t, st, nil)
-		b := newBrowser(t)
-		b.signIn(m, "alice")
-		reads := 0
-		st.before = func(op string, _ store.Key) error {
-			if op != "get" {
-				return nil
+		for _, through := range []bool{false, true} {
+			what, st := tt.name, newCalls()
+			m := newManager(t, st, nil)
+			if through {
+				m = newManager(t, newCopies(st), nil)
 			}
-			reads++
-			return tt.errs[min(reads, len(tt.errs))-1]
-		}
-		resp := b.do(m, func(s *session.Session) {
-			if want := tt.errs[reads-1] == nil; (s.Owner() == "alice") != want {
-				t.Errorf("%s: the owner is %q", tt.name, s.Owner())
+			b := newBrowser(t)
+			b.signIn(m, "alice")
+			if through { // its copy is older than what its user wrote elsewhere
+				what += ", reading through"
+				b.look(m)
+				b.do(newManager(t, newCopies(st), nil), func(s *session.Session) { check(t, count.Set(s, 1)) })
 			}
-		})
-		if resp.StatusCode != tt.status || reads != tt.reads {
-			t.Errorf("%s: status %d after %d reads; want %d after %d", tt.name, resp.StatusCode, reads, tt.status, tt.reads)
+			reads := 0
+			st.before = func(op string, _ store.Key) error {
+				if op != "get" {
+					return nil
+				}
+				reads++
+				return tt.errs[min(reads, len(tt.errs))-1]
+			}
+			resp := b.do(m, func(s *session.Session) {
+				if want := tt.errs[reads-1] == nil; (s.Owner() == "alice") != want {
+					t.Errorf("%s: the owner is %q", what, s.Owner())
+				}
+			})
+			if resp.StatusCode != tt.status || reads != tt.reads {
+				t.Errorf("%s: status %d after %d reads; want %d after %d", what, resp.StatusCode, reads, tt.status, tt.reads)
+			}
 		}
 	}
 

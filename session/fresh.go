@@ -133,7 +133,7 @@ func lacks(rec store.Record, seen format.Seen) bool {
 // loadFresh is load from the store itself, where a copy had the version copied.
 func (s *Session) loadFresh(ctx context.Context, id format.ID, seen format.Seen, copied uint64, now time.Time) error {
 	m, k := s.m, id.Key()
-	rec, err := m.read(ctx, k)
+	rec, err := m.readTwice(ctx, "get_fresh", k, m.read)
 	payload, err := s.open(id, k, rec, err)
 	if err == nil && rec.Version != copied {
 		s.observe(ctx, Event{Kind: EventStaleRead})

@@ -147,11 +147,7 @@ func outageLevel(err error) slog.Level {
 // request may just have replaced it. The error is an ErrUnavailable.
 func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now time.Time) error {
 	m, k := s.m, id.Key()
-	rec, err := m.readAny(ctx, k)
-	if err != nil && worthAnother(ctx, err) {
-		m.retries(ctx, "get", err)
-		rec, err = m.readAny(ctx, k)
-	}
+	rec, err := m.readTwice(ctx, "get", k, m.readAny)
 	payload, err := s.open(id, k, rec, err)
 	if m.fresh != nil {
 		if m.mustReadThrough(k, seen, rec, payload, err, now) {
@@ -162,9 +158,19 @@ func (s *Session) load(ctx context.Context, id format.ID, seen format.Seen, now 
 	return s.take(ctx, id, k, rec, payload, err, now)
 }
 
-// worthAnother reports whether a read that failed so is made once more before the
-// request is answered with an error: a connection that broke, or one call that took too
-// long, says little of the store, and to read twice does no harm.
+// readTwice reads the record under k with read, which is op of the store, and once more
+// before the request is answered with an error: a connection that broke, or one call that
+// took too long, says little of the store, and to read twice does no harm.
+func (m *Manager) readTwice(ctx context.Context, op string, k store.Key, read func(context.Context, store.Key) (store.Record, error)) (store.Record, error) {
+	rec, err := read(ctx, k)
+	if err != nil && worthAnother(ctx, err) {
+		m.retries(ctx, op, err)
+		rec, err = read(ctx, k)
+	}
+	return rec, err
+}
+
+// worthAnother reports whether a read that failed so may go better at once.
 func worthAnother(ctx context.Context, err error) bool {
 	return !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrNotAsked) && mayPass(err) && ctx.Err() == nil
 }
