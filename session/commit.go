@@ -68,6 +68,7 @@ func (s *Session) commitNew(ctx context.Context) error {
 	if err != nil {
 		return s.commitFailed(err)
 	}
+	s.stored(ctx)
 	s.id, s.key = id, id.Key()
 	s.setBase(rec, p)
 	s.cookie, s.tellSeen, s.active = cookieSet, true, true
@@ -126,6 +127,7 @@ func (s *Session) commitChanges(ctx context.Context, rewrite bool) error {
 		switch {
 		case err == nil:
 			line.handOn(rec)
+			s.stored(ctx)
 			if !same {
 				s.committed(ctx)
 			}
@@ -218,6 +220,7 @@ func (s *Session) fill(id format.ID, rec *store.Record, p format.Payload) (forma
 	}
 	p.IdleTimeout = policy.Idle
 	plain := p.Append(nil)
+	s.large = nil
 	if err := s.checkSize(p, len(plain)); err != nil {
 		return format.Payload{}, err
 	}
@@ -244,9 +247,22 @@ func (s *Session) checkSize(p format.Payload, size int) error {
 		return fmt.Errorf("session: %w: %d bytes of values, of which attribute %q takes %d; Options.MaxSize is %d. Keep large things in a database and their keys in the session",
 			ErrTooLarge, size, largest, most, s.m.opts.MaxSize)
 	}
-	s.warn(context.Background(), "a session is larger than 4 KiB, which every request has to fetch", "bytes", size, "largest_attr", largest)
-	s.observe(context.Background(), Event{Kind: EventLarge, Attr: largest})
+	s.large = &large{size, largest}
 	return nil
+}
+
+// large is what there is to say of values over 4 KiB.
+type large struct {
+	bytes   int
+	largest string // attribute
+}
+
+// stored tells of what fill has completed, and is stored now.
+func (s *Session) stored(ctx context.Context) {
+	if l := s.large; l != nil {
+		s.warn(ctx, "a session is larger than 4 KiB, which every request has to fetch", "bytes", l.bytes, "largest_attr", l.largest)
+		s.observe(ctx, Event{Kind: EventLarge, Attr: l.largest})
+	}
 }
 
 // swap replaces the record under k. When an answer is lost it finds out what

@@ -283,6 +283,74 @@ func TestObserversMayLookAtTheSession(t *testing.T) {
 	}
 }
 
+// A log handler is called when nothing is locked: it may read the session's values in a
+// logout that fails, and what it asks the store is told to the observer at once.
+func TestLoggersMayAskTheStore(t *testing.T) {
+	for _, observed := range []bool{false, true} {
+		for what, provoke := range map[string]func(st *calls, m *session.Manager, b *browser){
+			"a logout that fails": func(st *calls, m *session.Manager, b *browser) {
+				b.serve(m, func(_ http.ResponseWriter, r *http.Request) {
+					st.before = failing("get", errLost)
+					_ = m.From(r.Context()).Destroy(r.Context())
+				})
+			},
+			"a marker that stays": func(st *calls, m *session.Manager, b *browser) {
+				st.before = failing("delete", errLost)
+				b.serve(m, func(_ http.ResponseWriter, r *http.Request) {
+					check(t, m.From(r.Context()).Destroy(r.Context()))
+				})
+			},
+			"activity that is not recorded": func(st *calls, m *session.Manager, b *browser) {
+				st.before = failing("replace", errLost)
+				b.do(m, func(*session.Session) {}) // whose policy is shorter
+			},
+			"a damaged record": func(st *calls, m *session.Manager, b *browser) {
+				st.before = failing("get", fmt.Errorf("store: %w", store.ErrCorrupt))
+				b.do(m, func(*session.Session) {})
+			},
+			"a large session": func(_ *calls, m *session.Manager, b *browser) {
+				b.do(m, func(s *session.Session) { check(t, name.Set(s, strings.Repeat("x", 5000))) })
+			},
+		} {
+			st := newCalls()
+			b := newBrowser(t)
+			b.signIn(newManager(t, st, nil), "alice")
+			var m *session.Manager
+			logged, pings := 0, 0
+			opts := &session.Options{
+				Policy:        session.Policy{Idle: 30 * time.Minute},
+				CommitTimeout: 20 * time.Millisecond, // of an outage
+				Logger: slog.New(lookingLog{slog.DiscardHandler, func(ctx context.Context) {
+					s, ok := m.Lookup(ctx)
+					if !ok {
+						t.Errorf("%s: the context of the log is not the request's", what)
+						return
+					}
+					logged++
+					_, _ = count.Get(s)
+					before := pings
+					_ = m.Ping(ctx)
+					if observed && pings != before+1 {
+						t.Errorf("%s: the observer was not told of what the log handler asked the store", what)
+					}
+				}}),
+			}
+			if observed {
+				opts.Observer = func(_ context.Context, e session.Event) {
+					if e.Op == "ping" {
+						pings++
+					}
+				}
+			}
+			m = newManager(t, st, opts)
+			within(t, what, func() { provoke(st, m, b) })
+			if logged == 0 {
+				t.Errorf("%s is not logged", what)
+			}
+		}
+	}
+}
+
 // failing returns a hook that fails every call of the kind op.
 func failing(op string, err error) func(string, store.Key) error {
 	return func(o string, _ store.Key) error {

@@ -21,7 +21,7 @@ func (s *Session) Destroy(ctx context.Context) error {
 	defer s.unlock()
 	var err error
 	if !s.key.IsZero() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.locked(ctx)), s.m.opts.CommitTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.lockedToLog(ctx)), s.m.opts.CommitTimeout)
 		defer cancel()
 		began := s.m.now()
 		err = s.m.end(ctx, s.key, ReasonLogout)
@@ -86,7 +86,9 @@ func (m *Manager) endOne(ctx context.Context, k store.Key, why Reason) (next sto
 		case err == nil:
 			// The marker alone ends the session; this is for tidiness.
 			if err := m.remove(ctx, k); err != nil {
-				m.log().WarnContext(ctx, "session: the marker of an ended session could not be removed; it stays until it expires", "error", err)
+				m.unlocked(ctx, func(ctx context.Context) {
+					m.log().WarnContext(ctx, "session: the marker of an ended session could not be removed; it stays until it expires", "error", err)
+				})
 			}
 			return next, nil
 		case errors.Is(err, store.ErrNotFound):

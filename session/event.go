@@ -50,7 +50,7 @@ const (
 	EventTouchFailed EventKind = "touch_failed" // activity could not be recorded
 	EventLateChange  EventKind = "late_change"  // a change after the response began was lost
 	EventUnavailable EventKind = "unavailable"  // the store could not be reached
-	EventLarge       EventKind = "large"        // a session is over 4 KiB
+	EventLarge       EventKind = "large"        // a session of over 4 KiB was stored
 	EventStaleRead   EventKind = "stale_read"   // a copy lacked what its user had written; the store was read
 	EventSwept       EventKind = "swept"        // Run removed N expired sessions, one batch of several perhaps
 	EventSweepFailed EventKind = "sweep_failed" // Run could not sweep; it tries again
@@ -127,14 +127,19 @@ func (m *Manager) retries(ctx context.Context, op string, err error) {
 }
 
 func (m *Manager) observe(ctx context.Context, e Event) {
-	if m.opts.Observer == nil {
-		return
+	if m.opts.Observer != nil {
+		m.unlocked(ctx, func(ctx context.Context) { m.opts.Observer(ctx, e) })
 	}
+}
+
+// unlocked runs f when nothing is locked, with a context that does not say that something
+// is: now, or when mu is free of the session that ctx is locked for.
+func (m *Manager) unlocked(ctx context.Context, f func(context.Context)) {
 	if l, ok := ctx.Value(lockedKey{m}).(*locked); ok {
-		l.session.note(func() { m.opts.Observer(l.ctx, e) })
+		l.session.note(func() { f(l.ctx) })
 		return
 	}
-	m.opts.Observer(ctx, e)
+	f(ctx)
 }
 
 // observe tells of e when mu is free.
@@ -146,6 +151,11 @@ func (s *Session) locked(ctx context.Context) context.Context {
 	if s.m.opts.Observer == nil {
 		return ctx
 	}
+	return s.lockedToLog(ctx)
+}
+
+// lockedToLog is locked for what logs by itself, without an observer too.
+func (s *Session) lockedToLog(ctx context.Context) context.Context {
 	if l, ok := ctx.Value(lockedKey{s.m}).(*locked); ok && l.session == s {
 		return ctx
 	}
@@ -156,5 +166,5 @@ type lockedKey struct{ m *Manager }
 
 type locked struct {
 	session *Session
-	ctx     context.Context // for the observer, who comes when nothing is locked
+	ctx     context.Context // for observers and loggers, who come when nothing is locked
 }

@@ -265,6 +265,32 @@ func TestEventsCountFailures(t *testing.T) {
 	})
 }
 
+// A session is large when it is stored, once, however often that was tried.
+func TestEventsOfLargeSessions(t *testing.T) {
+	st := newCalls()
+	counted := tally{}
+	m := newManager(t, st, &session.Options{Observer: counted.observe, CommitTimeout: 20 * time.Millisecond})
+	b := newBrowser(t)
+	b.signIn(m, "alice")
+	counted.step()
+	b.do(m, func(s *session.Session) {
+		check(t, name.Set(s, strings.Repeat("x", 5000)))
+		b.same().do(m, func(s *session.Session) { check(t, count.Set(s, 1)) })
+	})
+	if got := counted.step(); got["conflict"] != 1 || got["large ok"] != 1 {
+		t.Errorf("a large value in a race is counted as %v; want it large once", got)
+	}
+	b.do(m, func(s *session.Session) { check(t, s.Renew(t.Context())) })
+	if got := counted.step(); got["large ok"] != 1 {
+		t.Errorf("the renewal of a large session is counted as %v", got)
+	}
+	st.before = failing("replace", errLost)
+	b.do(m, func(s *session.Session) { check(t, name.Set(s, strings.Repeat("y", 5000))) })
+	if got := counted.step(); got["large ok"] != 0 || got["commit unavailable"] != 1 {
+		t.Errorf("a large value that is not stored is counted as %v", got)
+	}
+}
+
 // A logout during an outage is one that failed.
 func TestEventsOfALogoutInAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -130,7 +130,9 @@ func (m *Manager) failedWrite(ctx context.Context, what string, err error) {
 // failedLogout tells of a session that lives on. That is an error even if nothing was
 // sent to the store.
 func (m *Manager) failedLogout(ctx context.Context, err error) {
-	m.log().ErrorContext(ctx, "session: logout could not end the session in the store; it lives there until it expires", "error", err)
+	m.unlocked(ctx, func(ctx context.Context) {
+		m.log().ErrorContext(ctx, "session: logout could not end the session in the store; it lives there until it expires", "error", err)
+	})
 }
 
 // outageLevel is the level at which the error of a request is logged. In an outage
@@ -210,7 +212,7 @@ func (s *Session) take(ctx context.Context, id format.ID, k store.Key, rec store
 // for ever.
 func (s *Session) skipDamaged(ctx context.Context, k store.Key, err error) {
 	s.key = k
-	s.note(func() {
+	s.m.unlocked(s.lockedToLog(ctx), func(ctx context.Context) {
 		s.m.log().ErrorContext(ctx, "session: a stored session does not open; its visitor goes on without it", "error", err)
 	})
 	s.observe(ctx, Event{Kind: EventCorrupt, Err: err})

@@ -130,6 +130,7 @@ func (s *Session) move(ctx context.Context, in *signIn) error {
 				return s.commitFailed(err)
 			}
 		}
+		s.stored(ctx)
 		s.committed(ctx)
 		s.adopt(id, rec, p)
 		return nil

@@ -51,6 +51,7 @@ type Session struct {
 	absent  []string         // attributes read and not found
 	earlier map[string]value // attributes read before base moved, as they were
 	journal []change         // what turns payload.Attrs into attrs
+	large   *large           // what fill found to warn of, if anything
 
 	ended      *EndedError  // the session ended during the request
 	broken     error        // the outcome of a commit is open: no more changes
@@ -89,7 +90,7 @@ func (s *Session) tell() {
 func (s *Session) note(f func()) { s.notes = append(s.notes, f) }
 
 func (s *Session) warn(ctx context.Context, text string, args ...any) {
-	s.note(func() { s.m.log().WarnContext(ctx, "session: "+text, args...) })
+	s.m.unlocked(s.lockedToLog(ctx), func(ctx context.Context) { s.m.log().WarnContext(ctx, "session: "+text, args...) })
 }
 
 type cookieAction int
