@@ -25,10 +25,13 @@ func (s *Session) Destroy(ctx context.Context) error {
 		defer cancel()
 		began := s.m.now()
 		err = s.m.end(ctx, s.key, ReasonLogout)
+		if err != nil {
+			err = unavailable(err)
+		}
 		s.m.worked(ctx, EventDestroy, began, 0, err)
 		if err != nil {
 			s.m.failedLogout(ctx, err)
-			err = &logoutError{unavailable(err)}
+			err = &logoutError{err}
 		}
 	}
 	s.forget()

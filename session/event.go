@@ -9,8 +9,9 @@ import (
 )
 
 // Event is something that happened to a session or to the store, for counting and
-// measuring. It holds no session ID, store key, owner or value. What is zero does not
-// belong to its kind.
+// measuring. It holds no session ID, store key, owner or value, but for what the text of Err
+// may quote: an app's reason to refuse a change is in an [ErrRefused], and a codec's
+// error in a [DecodeError]. What is zero does not belong to its kind.
 type Event struct {
 	Kind     EventKind
 	Op       string        // the method of the store that was called, as "get_fresh"
@@ -35,8 +36,8 @@ const (
 	EventCommit  EventKind = "commit"  // the changes of a request, with all conflicts and retries
 	EventSignIn  EventKind = "sign_in" // a [Session.SignIn]
 	EventRenew   EventKind = "renew"   // a [Session.Renew]
-	EventDestroy EventKind = "destroy" // a logout, of a session that there was
-	EventRevoke  EventKind = "revoke"  // a [Manager.Revoke] or [Manager.RevokeAll] that ended N sessions
+	EventDestroy EventKind = "destroy" // a logout of a browser with the ID of a session, which may have ended already
+	EventRevoke  EventKind = "revoke"  // a [Manager.Revoke] or [Manager.RevokeAll]; N sessions ended, before an Err perhaps
 )
 
 // Kinds of events that count.
@@ -64,7 +65,9 @@ const (
 //   - "too_large" and "corrupt", which are about one session;
 //   - "unavailable" when the store has failed, after all retries; of a call "rejected" (it
 //     takes no writes), "not_asked" (a circuit breaker is open), "timeout", "canceled"
-//     (the client hung up), "ambiguous" (the answer was lost);
+//     (the client hung up);
+//   - "ambiguous" when the answer was lost, and of a commit, a sign-in or a renewal when
+//     it stays open whether it was stored;
 //   - "error", which is all else.
 func (e Event) Outcome() string {
 	if e.Err == nil {

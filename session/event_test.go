@@ -301,9 +301,51 @@ func TestEventsOfALogoutInAnOutage(t *testing.T) {
 		b.signIn(m, "alice")
 		counted.step()
 		st.before = failing("get", fmt.Errorf("store: %w", io.ErrUnexpectedEOF))
-		b.do(m, func(*session.Session) {})
-		if got := counted.step(); got["destroy error"] != 1 || got["unavailable unavailable"] != 1 {
-			t.Errorf("a logout in an outage is counted as %v; want a destroy with an error", got)
+		b.do(m, func(*session.Session) {}) // answered without the handler
+		if got := counted.step(); got["destroy unavailable"] != 1 || got["unavailable unavailable"] != 1 {
+			t.Errorf("a logout in an outage is counted as %v; want a destroy with the outcome unavailable", got)
+		}
+
+		st.before = nil
+		b.signIn(m, "alice")
+		b.do(m, func(s *session.Session) {
+			st.before = failing("get", fmt.Errorf("store: %w", io.ErrUnexpectedEOF))
+			_ = s.Destroy(t.Context())
+		})
+		if got := counted.step(); got["destroy unavailable"] != 1 {
+			t.Errorf("a logout by the handler in an outage is counted as %v; want a destroy with the outcome unavailable", got)
+		}
+	})
+}
+
+// A revocation that fails has ended nothing that is certain.
+func TestEventsOfARevocationThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newCalls()
+		ended := 0
+		var last session.Event
+		m := newManager(t, st, &session.Options{Observer: func(_ context.Context, e session.Event) {
+			if e.Kind == session.EventRevoke {
+				ended, last = ended+e.N, e
+			}
+		}})
+		b := newBrowser(t)
+		b.signIn(m, "alice")
+		var h session.Handle
+		b.do(m, func(s *session.Session) { h = s.Handle() })
+		st.before = failing("get", fmt.Errorf("store: %w", io.ErrUnexpectedEOF))
+		if found, err := m.Revoke(t.Context(), "alice", h); !found || !errors.Is(err, session.ErrUnavailable) {
+			t.Fatalf("a revocation in an outage: %v, %v", found, err)
+		}
+		if ended != 0 || last.Outcome() != "unavailable" {
+			t.Errorf("a revocation in an outage is counted as %d sessions, %s; want none, unavailable", ended, last.Outcome())
+		}
+		st.before = nil
+		if found, err := m.Revoke(t.Context(), "alice", h); !found || err != nil {
+			t.Fatalf("the next one: %v, %v", found, err)
+		}
+		if ended != 1 || last.Outcome() != "ok" {
+			t.Errorf("the next one is counted as %d sessions, %s; want one, ok", ended, last.Outcome())
 		}
 	})
 }

@@ -98,6 +98,9 @@ func (m *Manager) answerOutage(w http.ResponseWriter, r *http.Request, id format
 		defer cancel()
 		began := m.now()
 		endErr := m.end(ctx, id.Key(), ReasonLogout)
+		if endErr != nil {
+			endErr = unavailable(endErr)
+		}
 		m.worked(ctx, EventDestroy, began, 0, endErr)
 		if endErr != nil {
 			err = &logoutError{err}

@@ -63,7 +63,7 @@ func (m *Manager) Revoke(ctx context.Context, owner string, h Handle) (bool, err
 	began := m.now()
 	found, err := m.revoke(ctx, owner, h)
 	n := 0
-	if found {
+	if found && err == nil {
 		n = 1
 	}
 	m.worked(ctx, EventRevoke, began, n, err)
