@@ -32,8 +32,9 @@ type ReadinessOptions struct {
 // would empty the balancer of all servers at once, and visitors without a session, and
 // pages that say what is going on, would be gone too.
 //
-// The store is asked at most about once a second, however many ask here, and for 300 ms
-// at most: a store that hangs must not make the servers look dead. opts may be nil.
+// The store is asked at most about once a second, however many ask here, and waited for
+// 300 ms at most: a store that hangs must not make the servers look dead. It is not asked
+// again before it has answered. opts may be nil.
 func (m *Manager) Readiness(opts *ReadinessOptions) http.Handler {
 	r := &readiness{m: m}
 	if opts != nil {
@@ -54,20 +55,21 @@ type readiness struct {
 	m    *Manager
 	opts ReadinessOptions
 
-	mu    sync.Mutex // held while the store is asked: whoever comes meanwhile gets the same answer
-	asked time.Time  // zero if never
-	store string
+	mu       sync.Mutex
+	asked    time.Time     // the last time
+	answered chan struct{} // closed when the store has answered that; nil if never asked
+	store    string        // what it answered last
 }
 
 func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	state, status := "ready", http.StatusOK
+	if r.opts.Draining != nil && r.opts.Draining() { // before the store is waited for
+		state, status = "draining", http.StatusServiceUnavailable
+	}
 	store := r.askStore(req.Context())
 	var details map[string]string
 	if r.opts.Details != nil {
 		details = r.opts.Details() // after the store was asked, which a breaker counts
-	}
-	if r.opts.Draining != nil && r.opts.Draining() {
-		state, status = "draining", http.StatusServiceUnavailable
 	}
 	var b bytes.Buffer
 	b.WriteString(`{"status":"` + state + `","store":"` + store + `"`)
@@ -96,15 +98,46 @@ func writeJSONString(b *bytes.Buffer, s string) {
 // for others too.
 func (r *readiness) askStore(ctx context.Context) string {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); r.asked.IsZero() || now.Sub(r.asked) >= readinessAge {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readinessTimeout)
-		defer cancel()
-		r.store = "ok"
-		if err := r.m.Ping(ctx); err != nil {
-			r.store = "unavailable"
-		}
-		r.asked = now
+	if r.answered == nil || ended(r.answered) && time.Since(r.asked) >= readinessAge {
+		r.asked, r.answered = time.Now(), make(chan struct{})
+		go r.ping(context.WithoutCancel(ctx), r.answered)
 	}
+	asked, answered := r.asked, r.answered
+	r.mu.Unlock()
+	patience := time.NewTimer(readinessTimeout - time.Since(asked))
+	defer patience.Stop()
+	select {
+	case <-answered:
+	case <-patience.C:
+		if !ended(answered) { // not even when its time is up
+			return "unavailable"
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.store
+}
+
+// ping asks the store, and closes answered when it has answered. A store may ignore its
+// context: nobody waits for this.
+func (r *readiness) ping(ctx context.Context, answered chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, readinessTimeout)
+	defer cancel()
+	said := "ok"
+	if err := r.m.Ping(ctx); err != nil {
+		said = "unavailable"
+	}
+	r.mu.Lock()
+	r.store = said
+	r.mu.Unlock()
+	close(answered)
+}
+
+func ended(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -112,6 +112,7 @@ func TestReadinessDoesNotHang(t *testing.T) {
 			t.Errorf("a store that hangs held the answer up for %v", took)
 		}
 		time.Sleep(time.Second)
+		synctest.Wait() // for the question that nobody waits for any more
 		st.answer = func(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
@@ -124,6 +125,47 @@ func TestReadinessDoesNotHang(t *testing.T) {
 		defer cancel()
 		if _, body := askReadiness(impatient, h); body != `{"status":"ready","store":"ok"}`+"\n" {
 			t.Errorf("after a client that hung up: %s", body)
+		}
+	})
+}
+
+// So it is with a store that does not even heed its context. It is not asked again
+// meanwhile, and a server that drains says so at once.
+func TestReadinessOfAStoreThatIgnoresItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		st := &pinged{Store: memstore.New(), answer: func(context.Context) error { <-release; return nil }}
+		var draining atomic.Bool
+		h := newManager(t, st, nil).Readiness(&session.ReadinessOptions{Draining: draining.Load})
+		time.AfterFunc(time.Minute, func() { close(release) })
+		for second := range 10 {
+			draining.Store(second >= 5)
+			want := `503 {"status":"draining","store":"unavailable"}` + "\n"
+			if second < 5 {
+				want = `200 {"status":"ready","store":"unavailable"}` + "\n"
+			}
+			var all sync.WaitGroup
+			began := time.Now()
+			for range 5 {
+				all.Go(func() {
+					if status, body := askReadiness(t.Context(), h); fmt.Sprintf("%d %s", status, body) != want {
+						t.Errorf("after %d s: %d %s, want %s", second, status, body, want)
+					}
+					if took := time.Since(began); took > 300*time.Millisecond {
+						t.Errorf("after %d s the answer took %v", second, took)
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(time.Second)
+		}
+		if n := st.asked.Load(); n != 1 {
+			t.Errorf("a store that did not answer was asked %d times", n)
+		}
+		time.Sleep(2 * time.Minute)
+		draining.Store(false)
+		if _, body := askReadiness(t.Context(), h); body != `{"status":"ready","store":"ok"}`+"\n" {
+			t.Errorf("when it has answered: %s", body)
 		}
 	})
 }
