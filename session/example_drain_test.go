@@ -19,6 +19,7 @@ import (
 // go on to be answered until nobody sends any, and those in flight finish. main has
 //
 //	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//	context.AfterFunc(ctx, stop) // so that a second signal ends the process
 //
 // and, with a balancer that looks every second and believes three answers,
 //
@@ -29,7 +30,13 @@ func serve(ctx context.Context, ln net.Listener, sessions *session.Manager, app 
 		Draining: func() bool { return ctx.Err() != nil },
 	}))
 	mux.Handle("/", sessions.Handler(app))
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	closing := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil { // the next request of this connection is for another server
+			w.Header().Set("Connection", "close")
+		}
+		mux.ServeHTTP(w, r)
+	})
+	srv := &http.Server{Handler: closing, ReadHeaderTimeout: 10 * time.Second}
 
 	// Expired sessions are removed until the last request is answered.
 	tending, stop := context.WithCancel(context.Background())
@@ -46,9 +53,9 @@ func serve(ctx context.Context, ln net.Listener, sessions *session.Manager, app 
 	case <-ctx.Done():
 	}
 	noticed()
-	closing, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	patience, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	return srv.Shutdown(closing)
+	return srv.Shutdown(patience)
 }
 
 // Stop on SIGTERM without failing a request.

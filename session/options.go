@@ -93,8 +93,9 @@ type Options struct {
 
 	// Observer is called for each event worth counting or measuring, several times
 	// for each request: it must be fast and safe for concurrent use. The context is
-	// that of the request or call, and may have ended. If nil, nothing is measured,
-	// and what is wrong is only logged.
+	// that of the request or call, and may have ended. One that asks the
+	// store itself, as by Ping, is told of that too, and must not do so for each call. If
+	// nil, nothing is measured, and what is wrong is only logged.
 	Observer func(context.Context, Event)
 }
 

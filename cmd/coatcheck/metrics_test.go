@@ -207,7 +207,7 @@ func TestPrometheus(t *testing.T) {
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			mustKnow("the alert "+r.Name, r.Query)
-			if r.Health != "ok" || r.State != "inactive" {
+			if r.Health != "ok" || r.State == "firing" {
 				t.Errorf("the alert %s of a healthy fleet is %s, its rule %s: %s", r.Name, r.State, r.Health, r.LastError)
 			}
 		}
