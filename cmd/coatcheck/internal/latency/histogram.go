@@ -3,6 +3,7 @@
 package latency
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -11,8 +12,11 @@ import (
 // steps is how many buckets a doubling has, as a power of two.
 const steps = 5
 
-// size is the number of buckets: the last one holds the longest durations that there are.
-const size = (64 - steps) << steps
+// longest is the longest duration that there is, in microseconds. It has 54 bits.
+const longest = math.MaxInt64 / int64(time.Microsecond)
+
+// size is the number of buckets: the last one holds the longest duration.
+const size = (54-steps-1)<<steps + int(longest>>(54-steps-1)) + 1
 
 // A Histogram counts durations in microseconds, in buckets whose width is at most
 // a 32nd of what they hold. Its zero value is empty. Its methods may be called
@@ -55,21 +59,22 @@ func (c Counts) Total() (n uint64) {
 	return n
 }
 
-// Quantile returns what the share q of the durations did not exceed, up to 3 % too
-// high; 0 if there are none.
+// Quantile returns the shortest of the durations that at least the share q of them did
+// not exceed, up to 3 % too high; 0 if there are none. A q below 0 counts as 0, which is
+// the shortest, and one above 1 as 1, which is the longest: so is 0.99 of fewer than 100.
 func (c Counts) Quantile(q float64) time.Duration {
 	n := c.Total()
 	if n == 0 {
 		return 0
 	}
-	rank := uint64(q * float64(n-1))
+	rank := uint64(max(1, math.Ceil(min(q, 1)*float64(n)))) // the nearest one, from 1
 	for i, k := range c {
-		if rank < k {
+		if rank <= k {
 			return upper(i)
 		}
 		rank -= k
 	}
-	return upper(size - 1) // for a q above 1
+	return upper(size - 1) // of more than 2^53, where a float64 is not exact
 }
 
 // bucket returns the index of what holds d. The first 64 buckets hold one
@@ -82,6 +87,9 @@ func bucket(d time.Duration) int {
 
 // upper returns the greatest duration of a bucket.
 func upper(bucket int) time.Duration {
+	if bucket == size-1 {
+		return math.MaxInt64
+	}
 	shift := max(0, bucket>>steps-1)
 	us := (bucket-shift<<steps+1)<<shift - 1
 	return time.Duration(us)*time.Microsecond + time.Microsecond - 1

@@ -20,7 +20,9 @@ func TestEveryDurationIsInABucketThatHoldsIt(t *testing.T) {
 			t.Errorf("%v is in bucket %d, but the one before ends at %v", d, b, upper(b-1))
 		}
 	}
-	new(Histogram).Add(math.MaxInt64) // has a bucket, too
+	if b := bucket(math.MaxInt64); b != size-1 || upper(b) != math.MaxInt64 || upper(b-1) < 0 {
+		t.Errorf("the longest duration is in bucket %d of %d, which ends at %v, the one before at %v; want it in the last", b, size, upper(b), upper(b-1))
+	}
 }
 
 func TestQuantilesAreNearlyExact(t *testing.T) {
@@ -38,8 +40,11 @@ func TestQuantilesAreNearlyExact(t *testing.T) {
 	}
 	slices.Sort(all)
 	counts := h.Counts().Since(before)
-	for _, q := range []float64{0, 0.5, 0.99, 0.999, 1} {
-		want := all[int(q*float64(len(all)-1))]
+	for _, tt := range []struct {
+		q    float64
+		rank int
+	}{{-1, 1}, {0, 1}, {0.5, 5000}, {0.99, 9900}, {0.999, 9990}, {1, 10_000}, {2, 10_000}} {
+		q, want := tt.q, all[tt.rank-1]
 		got := counts.Quantile(q)
 		if got < want || float64(got) > float64(want)*1.04+float64(time.Microsecond) {
 			t.Errorf("quantile %v is %v, want %v and at most 3 %% more", q, got, want)
@@ -50,6 +55,22 @@ func TestQuantilesAreNearlyExact(t *testing.T) {
 	}
 	if again := h.Counts().Since(h.Counts()); again.Total() != 0 || again.Quantile(0.5) != 0 {
 		t.Errorf("of nothing the median is %v; want 0", again.Quantile(0.5))
+	}
+}
+
+// TestQuantilesOfFew: the slowest of a second's few requests is what its 99 % tell.
+func TestQuantilesOfFew(t *testing.T) {
+	for _, tt := range []struct{ n, median, most int }{{1, 1, 1}, {2, 1, 2}, {3, 2, 3}, {40, 20, 40}, {99, 50, 99}, {100, 50, 99}, {101, 51, 100}} {
+		var h Histogram
+		for i := range tt.n {
+			h.Add(time.Duration(i+1) * time.Second)
+		}
+		for q, rank := range map[float64]int{0.5: tt.median, 0.99: tt.most} {
+			want := upper(bucket(time.Duration(rank) * time.Second))
+			if got := h.Counts().Quantile(q); got != want {
+				t.Errorf("of 1 s to %d s the quantile %v is %v; want that of %d s, %v", tt.n, q, got, rank, want)
+			}
+		}
 	}
 }
 
