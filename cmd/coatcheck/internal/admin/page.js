@@ -49,7 +49,7 @@
 	}
 
 	// plot draws axes from zero to the greatest value; draw gets the scales.
-	function plot(svg, unit, values, draw) {
+	function plot(svg, values, draw) {
 		const [width, height] = canvas(svg);
 		const left = 44, right = 8, top = 8, bottom = 20;
 		const most = ceiling(Math.max(1e-3, ...values));
@@ -84,26 +84,29 @@
 
 	function drawPlots() {
 		const servers = [...new Set(points.flatMap((p) => Object.keys(p.requests)))].sort(byNumber);
-		const total = (p) => Object.values(p.requests).reduce((a, b) => a + b, 0);
 		let svg = $("plot_requests");
-		plot(svg, "", points.length > 1 ? [...points.map(total), 1] : [], (x, y) => {
+		plot(svg, points.length > 1 ? [...points.map((p) => p.rate), 1] : [], (x, y) => {
+			// The servers share what came: those of one that went are not known, and repeated
+			// requests were sent to two.
+			const shares = points.map((p) => p.rate / (Object.values(p.requests).reduce((a, b) => a + b, 0) || 1));
 			const base = points.map(() => 0);
 			for (const s of servers) {
 				const bottom = [...base];
-				points.forEach((p, i) => { base[i] += p.requests[s] || 0; });
+				points.forEach((p, i) => { base[i] += (p.requests[s] || 0) * shares[i]; });
 				const edge = (at) => points.map((p, i) => `${x(p.t).toFixed(1)} ${y(at[i]).toFixed(1)}`);
 				const d = "M" + edge(base).concat(edge(bottom).reverse()).join("L") + "Z";
 				svg.append(shape("path", { class: "area " + colour(s), d }));
 			}
+			line(svg, (p) => p.rate, "all", x, y); // without a server, too
 		});
 		const latencies = points.filter((p) => p.p99_ms !== undefined);
 		svg = $("plot_latency");
-		plot(svg, "ms", latencies.map((p) => p.p99_ms), (x, y) => {
+		plot(svg, latencies.map((p) => p.p99_ms), (x, y) => {
 			line(svg, (p) => p.p99_ms, "p99", x, y);
 			line(svg, (p) => p.p50_ms, "", x, y);
 		});
 		svg = $("plot_store");
-		plot(svg, "ms", points.filter((p) => p.ping_ms !== undefined).map((p) => p.ping_ms), (x, y) => line(svg, (p) => p.ping_ms, "", x, y));
+		plot(svg, points.filter((p) => p.ping_ms !== undefined).map((p) => p.ping_ms), (x, y) => line(svg, (p) => p.ping_ms, "", x, y));
 	}
 
 	// drawTrail draws a strip for each server, and in it a dot for each request that it
@@ -242,7 +245,7 @@
 
 	function showFigures(s) {
 		const p = s.point, b = s.balancer;
-		put($("rate"), amount(Object.values(p.requests).reduce((a, b) => a + b, 0)));
+		put($("rate"), amount(p.rate));
 		put($("p50"), p.p50_ms === undefined ? "–" : amount(p.p50_ms));
 		put($("p99"), p.p99_ms === undefined ? "–" : amount(p.p99_ms));
 		put($("in_flight"), b.in_flight);

@@ -32,7 +32,10 @@ const (
 // Point is one measurement of the traffic.
 type Point struct {
 	Time int64 `json:"t"` // in milliseconds since 1970
-	// Requests are those that each server was sent since the last point, a second.
+	// Rate is how many requests came since the last point, a second.
+	Rate float64 `json:"rate"`
+	// Requests are those that each server was sent since the last point, a second. A server
+	// that went meanwhile is not among them, and a request that was repeated is there twice.
 	Requests map[string]float64 `json:"requests"`
 	// P50 and P99 are how long requests since the last point waited for their answers,
 	// in milliseconds; missing if there was none.
@@ -77,7 +80,7 @@ func (h *Handler) Run(ctx context.Context) {
 	pinging.Go(func() { h.watchStore(ctx) })
 	defer pinging.Wait()
 	defer close(h.feed.ended)
-	m := meter{at: time.Now(), waits: h.opts.Latency(), requests: requests(h.opts.Balancer())}
+	m := newMeter(h.opts.Balancer(), h.opts.Latency())
 	every(ctx, h.opts.Interval, func() { h.feed.publish(h.measure(&m)) })
 }
 
@@ -116,7 +119,12 @@ func (h *Handler) watchStore(ctx context.Context) {
 type meter struct {
 	at       time.Time
 	waits    latency.Counts
+	total    uint64
 	requests map[string]uint64
+}
+
+func newMeter(b balancer.Status, waits latency.Counts) meter {
+	return meter{time.Now(), waits, b.Requests, requests(b)}
 }
 
 func requests(b balancer.Status) map[string]uint64 {
@@ -135,10 +143,11 @@ func (h *Handler) measure(last *meter) Snapshot {
 	if s.Steps == nil {
 		s.Steps = []load.Step{}
 	}
-	now := meter{time.Now(), h.opts.Latency(), requests(s.Balancer)}
-	s.Point = Point{Time: now.at.UnixMilli(), Requests: make(map[string]float64)}
+	now := newMeter(s.Balancer, h.opts.Latency())
+	passed := now.at.Sub(last.at).Seconds()
+	s.Point = Point{Time: now.at.UnixMilli(), Rate: float64(now.total-last.total) / passed, Requests: make(map[string]float64)}
 	for name, n := range now.requests {
-		s.Point.Requests[name] = float64(n-last.requests[name]) / now.at.Sub(last.at).Seconds()
+		s.Point.Requests[name] = float64(n-last.requests[name]) / passed
 	}
 	if waits := now.waits.Since(last.waits); waits.Total() > 0 {
 		s.Point.P50, s.Point.P99 = ms(waits.Quantile(0.5)), ms(waits.Quantile(0.99))

@@ -57,7 +57,11 @@ func TestStream(t *testing.T) {
 		h := admin.New(admin.Options{
 			Token: token, Fleet: f, Load: crowd{f},
 			Balancer: func() balancer.Status { // 20 requests a second
-				return balancer.Status{Upstreams: []balancer.UpstreamStatus{{Name: "worker-1", Requests: uint64(20 * time.Since(began).Seconds())}}}
+				s := balancer.Status{Requests: uint64(20 * time.Since(began).Seconds())}
+				if time.Since(began) < time.Hour+16*time.Second { // then their server is killed
+					s.Upstreams = []balancer.UpstreamStatus{{Name: "worker-1", Requests: s.Requests}}
+				}
+				return s
 			},
 			Latency: func() latency.Counts {
 				waits.Add(5 * time.Millisecond)
@@ -110,6 +114,14 @@ func TestStream(t *testing.T) {
 		hello := decode[admin.Hello](t, all[0])
 		if len(hello.Points) != 61 || len(hello.Steps) != 16 || len(hello.Events) != 1 {
 			t.Errorf("%d points, %d steps and %d events at first; want 61, those of half a minute, and what was", len(hello.Points), len(hello.Steps), len(hello.Events))
+		}
+		for i, m := range all {
+			if m.kind != "snapshot" {
+				continue
+			}
+			if p := decode[admin.Snapshot](t, m).Point; p.Rate != 20 {
+				t.Errorf("message %d tells of %v requests a second; want 20, though the server that had some is no more", i, p.Rate)
+			}
 		}
 		if p := hello.Points[0]; p.Ping != nil {
 			t.Errorf("a point while nobody looked on says that the store took %v ms", *p.Ping)
