@@ -81,7 +81,8 @@ type Store struct {
 	Topology string `json:"topology"`
 	Shared   bool   `json:"shared"` // by all workers
 	// State is "ok", "unavailable", or "unknown" for a store that only its
-	// worker can reach.
+	// worker can reach, and in a stream for one that has not answered since the
+	// last snapshot.
 	State string `json:"state"`
 	// Breaker is the state of the parent's own circuit around a store on the
 	// network. Each worker has one, too, whose state its /readyz tells.
@@ -139,7 +140,7 @@ func New(opts Options) *Handler {
 	if opts.Interval <= 0 {
 		opts.Interval = time.Second
 	}
-	h := &Handler{opts: opts, feed: feed{changed: make(chan struct{}), ended: make(chan struct{})}}
+	h := &Handler{opts: opts, feed: feed{wanted: make(chan struct{}, 1), changed: make(chan struct{}), ended: make(chan struct{})}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", h.page)
 	mux.HandleFunc("GET /api/fleet", h.getFleet)

@@ -41,8 +41,8 @@ type Point struct {
 	// in milliseconds; missing if there was none.
 	P50 *float64 `json:"p50_ms,omitempty"`
 	P99 *float64 `json:"p99_ms,omitempty"`
-	// Ping is how long the last round trip to the store took, in milliseconds; missing if
-	// it was not asked, or did not answer.
+	// Ping is how long the last round trip to the store took that ended since the last
+	// point, in milliseconds; missing if there was none.
 	Ping *float64 `json:"ping_ms,omitempty"`
 }
 
@@ -67,7 +67,9 @@ type feed struct {
 
 	mu       sync.Mutex
 	streams  int
-	store    Store
+	store    Store         // as of the last answer
+	answered bool          // since the last measurement
+	wanted   chan struct{} // tells that the store is to be asked
 	points   []Point
 	steps    []load.Step
 	snapshot []byte        // the last one
@@ -81,38 +83,54 @@ func (h *Handler) Run(ctx context.Context) {
 	defer pinging.Wait()
 	defer close(h.feed.ended)
 	m := newMeter(h.opts.Balancer(), h.opts.Latency())
-	every(ctx, h.opts.Interval, func() { h.feed.publish(h.measure(&m)) })
-}
-
-// every calls do at each interval until ctx ends.
-func every(ctx context.Context, interval time.Duration, do func()) {
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(h.opts.Interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			do()
+			h.feed.publish(h.measure(&m))
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// watchStore asks the store how it is: apart from the measurements, which a store that does
-// not answer must not hold up, and only while somebody looks on, for it may cost money.
+// watchStore asks the store how it is, first and whenever somebody wants to know: apart
+// from the measurements, which a store that does not answer must not hold up.
 func (h *Handler) watchStore(ctx context.Context) {
-	ask := func() {
+	for {
 		st := h.opts.Store(ctx)
 		h.feed.mu.Lock()
-		defer h.feed.mu.Unlock()
-		h.feed.store = st
-	}
-	ask()
-	every(ctx, h.opts.Interval, func() {
-		if h.feed.watched() {
-			ask()
+		h.feed.store, h.feed.answered = st, true
+		h.feed.mu.Unlock()
+		select {
+		case <-h.feed.wanted:
+		case <-ctx.Done():
+			return
 		}
-	})
+	}
+}
+
+// storeNow returns the state of the store as of an answer since the last call; without one
+// it is unknown.
+func (f *feed) storeNow() Store {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.store
+	if !f.answered {
+		st.State, st.Breaker, st.Ping, st.Error = "unknown", "", 0, ""
+	}
+	f.answered = false
+	return st
+}
+
+// askStore has the store asked before the next measurement. It is called with f.mu held,
+// while somebody looks on: an answer may cost money.
+func (f *feed) askStore() {
+	select {
+	case f.wanted <- struct{}{}:
+	default: // it is to be asked already
+	}
 }
 
 // meter is what the last measurement saw.
@@ -136,10 +154,7 @@ func requests(b balancer.Status) map[string]uint64 {
 }
 
 func (h *Handler) measure(last *meter) Snapshot {
-	h.feed.mu.Lock()
-	st, watched := h.feed.store, h.feed.streams > 0
-	h.feed.mu.Unlock()
-	s := Snapshot{Status: h.statusWith(st), Load: h.opts.Load.Status(), Steps: h.opts.Load.Steps()}
+	s := Snapshot{Status: h.statusWith(h.feed.storeNow()), Load: h.opts.Load.Status(), Steps: h.opts.Load.Steps()}
 	if s.Steps == nil {
 		s.Steps = []load.Step{}
 	}
@@ -152,8 +167,8 @@ func (h *Handler) measure(last *meter) Snapshot {
 	if waits := now.waits.Since(last.waits); waits.Total() > 0 {
 		s.Point.P50, s.Point.P99 = ms(waits.Quantile(0.5)), ms(waits.Quantile(0.99))
 	}
-	if watched && st.State == "ok" {
-		s.Point.Ping = &st.Ping
+	if s.Store.State == "ok" {
+		s.Point.Ping = &s.Store.Ping
 	}
 	*last = now
 	return s
@@ -176,12 +191,9 @@ func (f *feed) publish(s Snapshot) {
 	f.snapshot = b
 	close(f.changed)
 	f.changed = make(chan struct{})
-}
-
-func (f *feed) watched() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.streams > 0
+	if f.streams > 0 {
+		f.askStore()
+	}
 }
 
 // enter reports whether there is room for a stream, which leave must follow.
@@ -192,6 +204,9 @@ func (f *feed) enter() bool {
 		return false
 	}
 	f.streams++
+	if f.streams == 1 {
+		f.askStore()
+	}
 	return true
 }
 

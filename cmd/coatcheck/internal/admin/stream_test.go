@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -96,8 +98,8 @@ func TestStream(t *testing.T) {
 		f.mu.Unlock()
 		stop()
 		<-closed
-		if n := asked.Load(); n != 12 {
-			t.Errorf("the store was asked %d times; want 11 times, once an interval while a page looks on", n-1)
+		if n := asked.Load(); n != 13 {
+			t.Errorf("the store was asked %d times; want 12 times, when a page comes and once an interval while it looks on", n-1)
 		}
 		if got := w.Header().Get("Content-Type"); got != "text/event-stream" {
 			t.Errorf("the stream is %q", got)
@@ -136,6 +138,66 @@ func TestStream(t *testing.T) {
 		}
 		if e := decode[fleet.Event](t, all[11]); e.Kind != fleet.Killed || e.Worker != "worker-1" {
 			t.Errorf("the event is %s", all[11].data)
+		}
+	})
+}
+
+// TestStoreThatDoesNotAnswer: what a stream says of the store is an answer since the last
+// snapshot, and neither of hours ago, when somebody looked on last, nor of before it hung.
+func TestStoreThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &idle{changed: make(chan struct{})}
+		var hangs atomic.Bool
+		began := time.Now()
+		h := admin.New(admin.Options{
+			Token: token, Fleet: f, Load: crowd{f},
+			Balancer: func() balancer.Status { return balancer.Status{} },
+			Latency:  func() latency.Counts { return nil },
+			Store: func(context.Context) admin.Store {
+				asked := time.Now()
+				for hangs.Load() {
+					time.Sleep(time.Millisecond)
+				}
+				return admin.Store{URL: "redis://a", State: "ok", Breaker: "closed", Ping: 1 + asked.Sub(began).Seconds()}
+			},
+		})
+		running, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			h.Run(running)
+		}()
+		time.Sleep(time.Hour + time.Second/2) // between two measurements
+		w := httptest.NewRecorder()
+		closed := make(chan struct{})
+		hangs.Store(true)
+		go func() {
+			defer close(closed)
+			r := httptest.NewRequestWithContext(t.Context(), "GET", "http://127.0.0.1/api/stream", nil)
+			r.Header = authorized()
+			h.ServeHTTP(w, r)
+		}()
+		time.Sleep(1200 * time.Millisecond)
+		hangs.Store(false)
+		time.Sleep(2 * time.Second)
+		hangs.Store(true)
+		time.Sleep(2 * time.Second)
+		hangs.Store(false)
+		stop()
+		<-closed
+		<-ended
+
+		var got []string
+		for _, m := range messages(w.Body)[1:] {
+			s := decode[admin.Snapshot](t, m)
+			if s.Store.URL != "redis://a" || (s.Point.Ping != nil) != (s.Store.State == "ok") || s.Point.Ping != nil && *s.Point.Ping != s.Store.Ping {
+				t.Errorf("a snapshot says %s", m.data)
+			}
+			got = append(got, fmt.Sprintf("%s %s %.1f", s.Store.State, s.Store.Breaker, s.Store.Ping))
+		}
+		// Each second it is asked, and what it says to that is told the next second.
+		if want := []string{"unknown  0.0", "ok closed 3602.7", "ok closed 3603.0", "ok closed 3604.0", "unknown  0.0"}; !slices.Equal(got, want) {
+			t.Errorf("the store is said to be %q; want %q", got, want)
 		}
 	})
 }
