@@ -288,7 +288,8 @@ func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
 		case <-changed:
 			var snapshot []byte
 			snapshot, changed = h.feed.current()
-			if !send("snapshot", snapshot) {
+			// First what happened before it, which explains it.
+			if !catchUp() || !send("snapshot", snapshot) {
 				return
 			}
 		}

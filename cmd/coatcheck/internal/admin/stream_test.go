@@ -92,10 +92,15 @@ func TestStream(t *testing.T) {
 		}()
 		time.Sleep(20 * time.Second)
 		f.happen(fleet.Event{Kind: fleet.Killed, Worker: "worker-1"})
+		synctest.Wait()
+		unnoticed := func(k fleet.Kind) { // nobody was told yet
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.happened = append(f.happened, fleet.Event{Kind: k})
+		}
+		unnoticed(fleet.Died)
 		time.Sleep(2 * time.Second)
-		f.mu.Lock()
-		f.happened = append(f.happened, fleet.Event{Kind: fleet.Drained}) // and nobody was told yet
-		f.mu.Unlock()
+		unnoticed(fleet.Drained)
 		stop()
 		<-closed
 		if n := asked.Load(); n != 13 {
@@ -110,7 +115,7 @@ func TestStream(t *testing.T) {
 		for _, m := range all {
 			kinds = append(kinds, m.kind)
 		}
-		if want := "hello" + strings.Repeat(" snapshot", 10) + " event snapshot event"; strings.Join(kinds, " ") != want {
+		if want := "hello" + strings.Repeat(" snapshot", 10) + " event event snapshot event"; strings.Join(kinds, " ") != want {
 			t.Fatalf("the stream says %v; want %s", kinds, want)
 		}
 		hello := decode[admin.Hello](t, all[0])
