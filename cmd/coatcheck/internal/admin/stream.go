@@ -242,6 +242,10 @@ func encode(v any) []byte {
 
 // getStream answers GET /api/stream, until the client has gone or all ends.
 func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead { // which the mux takes for a GET, and whose end nothing written would tell of
+		return
+	}
 	if !h.feed.enter() {
 		w.Header().Set("Retry-After", "5")
 		writeError(w, http.StatusServiceUnavailable, fmt.Sprintf("%d streams are open, and there may be no more: close a page", maxStreams))
@@ -249,7 +253,6 @@ func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.feed.leave()
 	rc := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
 	send := func(kind string, data []byte) bool {
 		// The server's own limit is for answers that end soon. All but a recorder in a test
 		// can have another.

@@ -244,6 +244,23 @@ func TestStreamsAreFew(t *testing.T) {
 	})
 }
 
+// TestHeadOfAStream: there is nothing to wait for in it, so it holds none.
+func TestHeadOfAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h := newHandler()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		r := httptest.NewRequestWithContext(ctx, "HEAD", "http://127.0.0.1/api/stream", nil)
+		r.Header = authorized()
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if took := time.Since(began); took != 0 || w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || w.Body.Len() != 0 {
+			t.Errorf("HEAD is answered %d after %v, with %v; want 200 at once, with what the stream has", w.Code, took, w.Header())
+		}
+	})
+}
+
 // TestStreamOutlivesTheServersLimits: those are for requests that end soon. And it does
 // not keep the server from ending.
 func TestStreamOutlivesTheServersLimits(t *testing.T) {
