@@ -49,7 +49,7 @@ type Load interface {
 }
 
 // Options are what the interface shows and who may use it. All but CookieName,
-// Shop and Interval are required.
+// Shop, Interval and Logger are required.
 type Options struct {
 	// Token is what each request has to bring.
 	Token string
@@ -71,6 +71,8 @@ type Options struct {
 	Shop string
 	// Interval is how often [Handler.Run] measures. If zero, each second.
 	Interval time.Duration
+	// Logger gets what keeps the interface from showing something. If nil, slog.Default().
+	Logger *slog.Logger
 }
 
 // Store is the state of the session store.
@@ -139,6 +141,9 @@ type Handler struct {
 func New(opts Options) *Handler {
 	if opts.Interval <= 0 {
 		opts.Interval = time.Second
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
 	}
 	h := &Handler{opts: opts, feed: feed{wanted: make(chan struct{}, 1), changed: make(chan struct{}), ended: make(chan struct{})}}
 	mux := http.NewServeMux()

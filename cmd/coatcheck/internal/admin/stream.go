@@ -72,8 +72,8 @@ type feed struct {
 	wanted   chan struct{} // tells that the store is to be asked
 	points   []Point
 	steps    []load.Step
-	snapshot []byte        // the last one
-	changed  chan struct{} // closed and renewed at each
+	snapshot json.RawMessage // the last one
+	changed  chan struct{}   // closed and renewed at each
 }
 
 // Run measures until ctx ends, and then ends the streams. It is called once.
@@ -88,7 +88,7 @@ func (h *Handler) Run(ctx context.Context) {
 	for {
 		select {
 		case <-tick.C:
-			h.feed.publish(h.measure(&m))
+			h.publish(h.measure(&m))
 		case <-ctx.Done():
 			return
 		}
@@ -176,8 +176,14 @@ func (h *Handler) measure(last *meter) Snapshot {
 
 func ms(d time.Duration) *float64 { return new(float64(d.Microseconds()) / 1000) }
 
-func (f *feed) publish(s Snapshot) {
-	b := encode(s)
+// publish hands the streams what was measured.
+func (h *Handler) publish(s Snapshot) {
+	b, err := json.Marshal(s)
+	if err != nil { // a number that JSON has no word for
+		h.opts.Logger.Error("admin: a measurement is skipped", "err", err)
+		return
+	}
+	f := &h.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.points = append(f.points, s.Point)
@@ -217,27 +223,17 @@ func (f *feed) leave() {
 }
 
 // current returns the last snapshot, and a channel that is closed at the next one.
-func (f *feed) current() ([]byte, <-chan struct{}) {
+func (f *feed) current() (json.RawMessage, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.snapshot, f.changed
 }
 
 // hello returns what a stream says first, and its channel for the next snapshot.
-func (f *feed) hello(events []fleet.Event) ([]byte, <-chan struct{}) {
+func (f *feed) hello(events []fleet.Event) (Hello, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return encode(Hello{
-		append([]Point{}, f.points...), append([]load.Step{}, f.steps...), append([]fleet.Event{}, events...),
-	}), f.changed
-}
-
-func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // the types above hold what has no JSON
-	}
-	return b
+	return Hello{append([]Point{}, f.points...), append([]load.Step{}, f.steps...), append([]fleet.Event{}, events...)}, f.changed
 }
 
 // getStream answers GET /api/stream, until the client has gone or all ends.
@@ -253,7 +249,12 @@ func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.feed.leave()
 	rc := http.NewResponseController(w)
-	send := func(kind string, data []byte) bool {
+	send := func(kind string, v any) bool {
+		data, err := json.Marshal(v)
+		if err != nil {
+			h.opts.Logger.Error("admin: a stream ends", "err", err)
+			return false
+		}
 		// The server's own limit is for answers that end soon. All but a recorder in a test
 		// can have another.
 		_ = rc.SetWriteDeadline(time.Now().Add(streamTimeout))
@@ -267,7 +268,7 @@ func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
 	catchUp := func() bool {
 		events, told, happened = h.opts.Fleet.EventsSince(told)
 		for _, e := range events {
-			if !send("event", encode(e)) {
+			if !send("event", e) {
 				return false
 			}
 		}
@@ -289,7 +290,7 @@ func (h *Handler) getStream(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		case <-changed:
-			var snapshot []byte
+			var snapshot json.RawMessage
 			snapshot, changed = h.feed.current()
 			// First what happened before it, which explains it.
 			if !catchUp() || !send("snapshot", snapshot) {

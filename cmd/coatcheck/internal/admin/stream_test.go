@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -240,6 +241,45 @@ func TestStreamsAreFew(t *testing.T) {
 		}()
 		if w := open(ctx); w.Code != http.StatusOK {
 			t.Errorf("a stream in place of another: %d %s; want 200", w.Code, w.Body)
+		}
+	})
+}
+
+// odd is a fleet whose load, once, no number tells.
+type odd struct {
+	*idle
+	asked atomic.Int64
+}
+
+func (o *odd) Autoscaling() *admin.Autoscaling {
+	a := o.idle.Autoscaling()
+	if o.asked.Add(1) == 3 {
+		a.Burst = math.NaN()
+	}
+	return a
+}
+
+// TestMeasurementThatHasNoJSON: it is skipped and told of, and the next ones are not.
+func TestMeasurementThatHasNoJSON(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &idle{changed: make(chan struct{})}
+		var logged strings.Builder
+		h := admin.New(admin.Options{
+			Token: token, Fleet: &odd{idle: f}, Load: crowd{f},
+			Balancer: func() balancer.Status { return balancer.Status{} },
+			Latency:  func() latency.Counts { return nil },
+			Store:    func(context.Context) admin.Store { return admin.Store{} },
+			Logger:   slog.New(slog.NewTextHandler(&logged, nil)),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5500*time.Millisecond)
+		defer cancel()
+		h.Run(ctx)
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(ctx, "GET", "http://127.0.0.1/api/stream", nil)
+		r.Header = authorized()
+		h.ServeHTTP(w, r)
+		if hello := decode[admin.Hello](t, messages(w.Body)[0]); len(hello.Points) != 4 || strings.Count(logged.String(), "skipped") != 1 {
+			t.Errorf("of five measurements %d are kept, and the log says %q; want that it tells of the other", len(hello.Points), logged.String())
 		}
 	})
 }

@@ -249,6 +249,7 @@ func Run(polite, now context.Context, c Config, out *console.Console, logger *sl
 		Store:      st.status,
 		Load:       shoppers,
 		Shop:       shop,
+		Logger:     logger,
 	})
 	watching, stopWatching := context.WithCancel(context.Background())
 	watched := make(chan struct{})
