@@ -126,6 +126,10 @@ func (l *Load) Start(n int) error {
 func (l *Load) Stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.stop()
+}
+
+func (l *Load) stop() {
 	l.cancel()
 	l.asked = true
 }
@@ -133,9 +137,9 @@ func (l *Load) Stop() {
 // Close is [Load.Stop], lets nobody in any more, and waits until all have left or ctx
 // ends.
 func (l *Load) Close(ctx context.Context) {
-	l.Stop()
 	l.mu.Lock()
-	l.closed = true
+	l.stop()
+	l.closed = true // under the same lock: nobody gets in between
 	crowd := l.crowd
 	l.mu.Unlock()
 	if crowd == nil {
