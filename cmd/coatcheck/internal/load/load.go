@@ -16,7 +16,8 @@ import (
 // Max bounds the shoppers of a load: they share the machine with the shop.
 const Max = 200
 
-// Shown is how many of the shoppers [Load.Steps] tells of.
+// Shown is how many of the shoppers [Load.Steps] tells of: the first ones, shopper-1 to
+// shopper-24.
 const Shown = 24
 
 // Errors of [Load.Start], for [errors.Is].
@@ -113,6 +114,9 @@ func (l *Load) Start(n int) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.shown, l.steps = make(map[string]bool), nil
+	for i := range min(n, Shown) {
+		l.shown[fmt.Sprintf("shopper-%d", i+1)] = true
+	}
 	crowd, err := shopper.Start(ctx, l.shop, n, &l.opts)
 	if err != nil {
 		cancel()
@@ -192,13 +196,7 @@ func (l *Load) Steps() []Step {
 func (l *Load) note(s Step) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.shown[s.Shopper] {
-		if len(l.shown) == Shown {
-			return
-		}
-		l.shown[s.Shopper] = true
-	}
-	if len(l.steps) < maxSteps {
+	if l.shown[s.Shopper] && len(l.steps) < maxSteps {
 		l.steps = append(l.steps, s)
 	}
 }
