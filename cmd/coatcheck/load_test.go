@@ -4,7 +4,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -38,9 +40,9 @@ func TestLoad(t *testing.T) {
 		t.Errorf("the shoppers count %d requests, the balancer %d", s.Requests, b.Requests)
 	}
 
-	// The end of the test ends all.
+	// Shoppers are there and a stream is open when it is told to end. Only that ends them.
 	u.SetLoad(30)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u.Admin+"/api/stream", nil)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, u.Admin+"/api/stream", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +51,21 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { resp.Body.Close() })
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), "event: snapshot") {
-			break
-		}
+	defer resp.Body.Close()
+	stream := bufio.NewScanner(resp.Body)
+	stream.Buffer(nil, 1<<20)
+	for stream.Scan() && !strings.HasPrefix(stream.Text(), "event: snapshot") {
 	}
 	shopped(30)
+	u.Signal(os.Interrupt)
+	if code := u.Wait(); code != 0 {
+		t.Errorf("it ended with status %d and said:\n%s", code, u.Stderr())
+	}
+	drained := false
+	for stream.Scan() {
+		drained = drained || strings.Contains(stream.Text(), `"drained"`)
+	}
+	if err := stream.Err(); err != nil || !drained {
+		t.Errorf("the stream's end: %v, and it told that a server drained: %v; want an orderly one, that tells", err, drained)
+	}
 }
