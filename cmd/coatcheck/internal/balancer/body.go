@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // maxReplay is how much of a request body is remembered for another attempt. http.Transport has read a part of the body into its 4 KiB
@@ -19,7 +20,8 @@ type replayBody struct {
 	head    []byte // what was read so far, if not overrun
 	overrun bool
 	reading bool
-	err     error // of the client's side
+	err     error         // of the client's side
+	waited  time.Duration // for the client
 }
 
 // attempt returns a view of the body from its start.
@@ -37,6 +39,13 @@ func (b *replayBody) clientErr() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err
+}
+
+// slowness is how long the client was waited for, in the reads that are over.
+func (b *replayBody) slowness() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waited
 }
 
 var errBodyClosed = errors.New("balancer: read of a request body after its attempt ended")
@@ -71,11 +80,13 @@ func (a *attemptBody) Read(p []byte) (int, error) {
 	b.reading = true
 	b.mu.Unlock()
 
+	began := time.Now()
 	n, err := b.src.Read(p)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading = false
+	b.waited += time.Since(began)
 	if err != nil && err != io.EOF {
 		b.err = err
 	}

@@ -29,7 +29,8 @@ const maxAhead = 64 << 10
 type exchange struct {
 	b     *Balancer
 	began time.Time
-	up    *upstream // where the request is counted as in flight
+	body  *replayBody // nil if there is none
+	up    *upstream   // where the request is counted as in flight
 	tried []*upstream
 }
 
@@ -50,9 +51,19 @@ func (ex *exchange) release() {
 
 // RoundTrip gets the answer to the request, and notes how long that took.
 func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		ex.body = &replayBody{src: req.Body} // ReverseProxy closes req.Body when all is over
+	}
 	resp, err := ex.send(req)
+	took := time.Since(ex.began)
+	if ex.body != nil {
+		if ex.body.clientErr() != nil {
+			return resp, err // the answer is that there was no whole request
+		}
+		took -= ex.body.slowness()
+	}
 	if req.Context().Err() == nil { // else nobody waits for it any more
-		ex.b.waits.Add(time.Since(ex.began))
+		ex.b.waits.Add(took)
 	}
 	return resp, err
 }
@@ -60,10 +71,7 @@ func (ex *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 // send sends the request to one upstream after another until one answers or the request may not be sent again.
 func (ex *exchange) send(req *http.Request) (*http.Response, error) {
 	b := ex.b
-	var body *replayBody
-	if req.Body != nil {
-		body = &replayBody{src: req.Body} // ReverseProxy closes req.Body when all is over
-	}
+	body := ex.body
 	repeatable := isSafe(req.Method) && body == nil
 	home := b.home(req)
 	deadline := time.Now().Add(b.opts.QueueTimeout)

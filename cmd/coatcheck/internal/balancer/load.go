@@ -51,6 +51,6 @@ func (b *Balancer) Load() (busy time.Duration, ready int) {
 }
 
 // Latency returns how long requests so far waited for their answer, since they came: for all of it if it is short, and for its header
-// otherwise, so that neither a slow client nor an event stream is in it. The queue, repeats and answers of the balancer's own are.
-// The difference between two calls is what happened between them. Requests whose client hung up first do not count.
+// otherwise, so that neither a slow client nor an event stream is in it; nor is the wait for the rest of a slow client's body. The queue, repeats and answers of the balancer's own are.
+// The difference between two calls is what happened between them. Requests whose client hung up first, or sent no whole body, do not count.
 func (b *Balancer) Latency() latency.Counts { return b.waits.Counts() }

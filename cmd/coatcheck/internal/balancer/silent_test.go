@@ -180,3 +180,38 @@ func TestWaitDown(t *testing.T) {
 		}
 	})
 }
+
+// TestLatencyIsWithoutASlowUpload: the wait for the client's body does not count, and what
+// follows does; of one that breaks off nothing counts.
+func TestLatencyIsWithoutASlowUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newHealthNet(t, Options{})
+		n.net.serve(t, "a", &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.Copy(io.Discard, r.Body); err == nil && r.Method == http.MethodPost {
+				time.Sleep(2 * time.Second)
+			}
+		})})
+		add(t, n.Balancer, "a", "http://a")
+		time.Sleep(10 * time.Second)
+		upload := func(end error) {
+			pr, pw := io.Pipe()
+			go func() {
+				for range 10 {
+					_, _ = pw.Write(make([]byte, 4<<10))
+					time.Sleep(time.Minute)
+				}
+				pw.CloseWithError(end)
+			}()
+			n.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", pr))
+		}
+		upload(nil)
+		c := n.Latency()
+		if q := c.Quantile(1); c.Total() != 1 || q < 2*time.Second || q > 2*time.Second*33/32 {
+			t.Errorf("%d uploads took %v; want one, and the 2 s after its 10 minutes", c.Total(), q)
+		}
+		upload(io.ErrUnexpectedEOF)
+		if more := n.Latency().Since(c).Total(); more != 0 {
+			t.Errorf("%d uploads count that broke off; want none", more)
+		}
+	})
+}
