@@ -77,7 +77,9 @@ type Options struct {
 
 // Store is the state of the session store.
 type Store struct {
-	URL  string `json:"url"` // without credentials
+	URL string `json:"url"` // without credentials
+	// Name is what the page calls it: of a file not the whole path.
+	Name string `json:"name"`
 	Kind string `json:"kind"`
 	// Topology is the kind and how its servers are arranged, as "redis cluster".
 	Topology string `json:"topology"`

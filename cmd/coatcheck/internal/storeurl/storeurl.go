@@ -194,6 +194,15 @@ func (u URL) String() string {
 	return u.Kind() + ":"
 }
 
+// Name is what people call the store: of a file the name without its folders, and else
+// [URL.String].
+func (u URL) Name() string {
+	if u.kind == sqlite {
+		return u.Kind() + " " + filepath.Base(u.path)
+	}
+	return u.String()
+}
+
 // Raw returns the whole URL, credentials included, for [Parse] in another
 // process. It is not to be shown.
 func (u URL) Raw() string {

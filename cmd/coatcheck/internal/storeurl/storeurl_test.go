@@ -25,12 +25,13 @@ func TestParse(t *testing.T) {
 	for _, tt := range []struct {
 		in, want string
 		shared   bool
+		name     string
 	}{
-		{"sqlite:a.db", "sqlite:" + filepath.Join(wd, "a.db"), true},
-		{"sqlite:./b/../a.db", "sqlite:" + filepath.Join(wd, "a.db"), true},
-		{"sqlite:/var/lib/a b?c#d%.db", "sqlite:/var/lib/a b?c#d%.db", true},
-		{"sqlite:///var/lib/a.db", "sqlite:/var/lib/a.db", true},
-		{"memory:", "memory:", false},
+		{"sqlite:a.db", "sqlite:" + filepath.Join(wd, "a.db"), true, "sqlite a.db"},
+		{"sqlite:./b/../a.db", "sqlite:" + filepath.Join(wd, "a.db"), true, "sqlite a.db"},
+		{"sqlite:/var/lib/a b?c#d%.db", "sqlite:/var/lib/a b?c#d%.db", true, "sqlite a b?c#d%.db"},
+		{"sqlite:///var/lib/a.db", "sqlite:/var/lib/a.db", true, "sqlite a.db"},
+		{"memory:", "memory:", false, "memory:"},
 	} {
 		u, err := storeurl.Parse(tt.in)
 		if err != nil {
@@ -39,6 +40,9 @@ func TestParse(t *testing.T) {
 		}
 		if u.String() != tt.want || u.Shared() != tt.shared {
 			t.Errorf("Parse(%q) = %v, shared %v; want %s, %v", tt.in, u, u.Shared(), tt.want, tt.shared)
+		}
+		if u.Name() != tt.name {
+			t.Errorf("%v is called %q; want %q", u, u.Name(), tt.name)
 		}
 		// A worker in the same folder or another gets the same store.
 		if again, err := storeurl.Parse(u.Raw()); err != nil || again != u {

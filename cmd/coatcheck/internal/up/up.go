@@ -465,7 +465,7 @@ func (p *parentStore) topology() string {
 }
 
 func (p *parentStore) status(ctx context.Context) admin.Store {
-	s := admin.Store{URL: p.url.String(), Kind: p.url.Kind(), Topology: p.topology(), Shared: p.url.Shared(), State: "unknown"}
+	s := admin.Store{URL: p.url.String(), Name: p.url.Name(), Kind: p.url.Kind(), Topology: p.topology(), Shared: p.url.Shared(), State: "unknown"}
 	if p.manager == nil {
 		return s
 	}
