@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,6 +92,33 @@ func startUp(t *testing.T) *coatcheckUp {
 		t.Fatalf("coatcheck up did not become ready: %v; it printed %q", err, line)
 	}
 	return u
+}
+
+// takeStreams opens so many streams, and waits for each until there is room.
+func (u *coatcheckUp) takeStreams(t *testing.T, n int) (leave func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	for end := time.Now().Add(dashboardPatience); n > 0; {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.Admin+"/api/stream", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+u.Token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		switch {
+		case resp.StatusCode == http.StatusOK:
+			n--
+		case time.Now().After(end):
+			t.Fatalf("a stream is answered %s, though nobody looks on", resp.Status)
+		default:
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return cancel
 }
 
 // tab is a page in the browser.
@@ -193,6 +221,34 @@ func (p *tab) mustBeContent() {
 	}
 }
 
+// awaitClick clicks the button, again if need be, for as long as from servers are kept,
+// until to are: the page that reloads itself may go away under a click. Each says how many
+// there would be, so two do what one does.
+func (p *tab) awaitClick(what, button string, from, to int) {
+	p.t.Helper()
+	p.await(what, fmt.Sprintf(`((kept) => {
+		if (kept.endsWith(" %d kept")) document.querySelector("button[aria-label='%s']").click();
+		return kept.endsWith(" %d kept");
+	})(document.querySelector("#kept").textContent)`, from, button, to))
+}
+
+// awaitSnapshots waits for the page to have shown n more, while shoppers shop.
+func (p *tab) awaitSnapshots(n int) {
+	p.t.Helper()
+	for range n {
+		p.await("the page shows what is new", fmt.Sprintf(`document.querySelector("#load_requests").textContent != %q`, p.text("#load_requests")))
+	}
+}
+
+// mustHoldFocus fails the test if the focus is nowhere, or at a button.
+func (p *tab) mustHoldFocus(after string) {
+	p.t.Helper()
+	if !p.is(`document.activeElement.matches("h2, h3")`) {
+		p.t.Errorf("after %s the focus is at %s; want a heading: nowhere it is lost, and at a button Enter would do something",
+			after, run(p, chromedp.Evaluate[string](`document.activeElement.outerHTML.slice(0, 200)`)))
+	}
+}
+
 // tile is a selector.
 func tile(worker, state string) string {
 	return fmt.Sprintf(`document.querySelector(".tile[data-name=%s][data-state=%s]")`, worker, state)
@@ -214,13 +270,11 @@ func TestDashboard(t *testing.T) {
 	t.Run("without JavaScript", func(t *testing.T) {
 		p := openTab(t, browser)
 		p.do(tell(emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}), chromedp.Navigate(u.Admin+"/?token="+u.Token))
-		p.do(chromedp.Click(chromedp.CSS(`button[aria-label="One more"]`)))
-		p.await("four servers, by the form alone", `document.querySelector("#kept").textContent.endsWith("4 kept")`)
+		p.awaitClick("four servers, by the form alone", "One more", 3, 4)
 		if !p.is(`document.querySelector("meta[http-equiv=refresh]")`) {
 			t.Error("the page does not reload itself")
 		}
-		p.do(chromedp.Click(chromedp.CSS(`button[aria-label="One fewer"]`)))
-		p.await("three servers, by the form alone", `document.querySelector("#kept").textContent.endsWith("3 kept")`)
+		p.awaitClick("three servers, by the form alone", "One fewer", 4, 3)
 	})
 
 	p := openTab(t, browser)
@@ -262,9 +316,23 @@ func TestDashboard(t *testing.T) {
 	before := p.text("#journeys")
 	p.await("more journeys", fmt.Sprintf(`Number(document.querySelector("#journeys").textContent) > Number(%q)`, before))
 
-	// By form.
-	p.do(chromedp.SetValue(chromedp.CSS("#workers"), "4"), chromedp.Click(chromedp.CSS("form:has(#workers) button")))
+	// By form, with time between typing and sending.
+	p.do(chromedp.Evaluate[chromedp.Void](`document.querySelector("#workers").select(); document.querySelector("#workers").focus()`), chromedp.KeyEvent("4"), chromedp.KeyEvent(kb.Tab))
+	p.awaitSnapshots(2)
+	p.do(chromedp.KeyEvent(kb.Enter))
 	p.await("a tile more", tiles(4))
+
+	// Two quick clicks are two more, and the drained servers' buttons lose no focus.
+	p.do(chromedp.Evaluate[chromedp.Void](`for (let i = 0; i < 2; i++) document.querySelector("button[aria-label='One more']").click()`))
+	p.await("two tiles more", tiles(6))
+	if got := run(p, chromedp.Evaluate[string](`document.querySelector("#workers").value`)); got != "6" {
+		t.Errorf("the field says %s; want the 6 servers that are kept", got)
+	}
+	p.do(chromedp.Evaluate[chromedp.Void](`for (let i = 0; i < 5; i++) { document.querySelector("button[aria-label='One fewer']").focus(); document.activeElement.click(); }`))
+	p.await("one server is left, and may not go", `document.querySelector("#kept").textContent.endsWith(" 1 kept") && document.querySelector("button[aria-label='One fewer']").disabled`)
+	p.mustHoldFocus("the last server but one was drained")
+	p.do(chromedp.SetValue(chromedp.CSS("#workers"), "4"), chromedp.Click(chromedp.CSS("form:has(#workers) button")))
+	p.await("the tiles of four servers", tiles(4))
 
 	for _, width := range []int64{1280, 390} {
 		p.do(chromedp.EmulateViewport(width, 844))
@@ -293,6 +361,19 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.await("the page is alive again", "!("+lost+")")
+
+	// A page that nobody sees leaves its stream to others, and tells why it gets none.
+	look := func(hidden bool) {
+		p.do(chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`
+			Object.defineProperty(document, "hidden", { value: %v, configurable: true });
+			document.dispatchEvent(new Event("visibilitychange"));`, hidden)))
+	}
+	look(true)
+	leave := u.takeStreams(t, 16)
+	look(false)
+	p.await("the page says why it is not told anything", lost+` && document.querySelector("#lost").textContent.includes("close a page")`)
+	leave()
+	p.await("the page is alive again", "!("+lost+")")
 	p.await("journeys go on", fmt.Sprintf(`Number(document.querySelector("#journeys").textContent) > Number(%q)`, p.text("#journeys")))
 	p.mustBeFlawless()
 
@@ -305,7 +386,7 @@ func TestDashboard(t *testing.T) {
 		t.Errorf("coatcheck up: %v", err)
 	}
 	p.await("the page was told how each server ended", `
-		["worker-5", "worker-6", "worker-7"].every((s) => document.querySelector("#events").innerText.includes(s + " drained"))`)
+		["worker-10", "worker-11", "worker-12"].every((s) => document.querySelector("#events").innerText.includes(s + " drained"))`)
 }
 
 func (p *tab) mustBeFlawless() {

@@ -22,6 +22,7 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/latency"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/shopper"
 )
 
 const token = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -50,7 +51,7 @@ func (c crowd) Start(n int) error {
 
 func (c crowd) Stop() { c.note("stop") }
 func (crowd) Status() load.Status {
-	return load.Status{State: load.Running, Shoppers: 7, Journeys: 20, SignOuts: 3}
+	return load.Status{State: load.Running, Shoppers: 7, Journeys: 20, SignOuts: 3, First: map[shopper.Kind]string{shopper.SignOut: "shopper-2: <nobody>"}}
 }
 
 func (crowd) Steps() []load.Step {
@@ -141,7 +142,7 @@ func newHandler() (*idle, *admin.Handler) {
 			return waits.Counts()
 		},
 		Store: func(context.Context) admin.Store {
-			return admin.Store{URL: "redis+cluster://a,b", Kind: "redis", Topology: "redis cluster", Shared: true, State: "ok", Breaker: "half-open", Ping: 1.25}
+			return admin.Store{URL: "redis+cluster://a,b", Name: "redis+cluster://a", Kind: "redis", Topology: "redis cluster", Shared: true, State: "ok", Breaker: "half-open", Ping: 1.25}
 		},
 		Load:     crowd{f},
 		Shop:     "http://127.0.0.1:8080",
@@ -420,7 +421,7 @@ func TestPage(t *testing.T) {
 	if resp.StatusCode != 200 || !strings.Contains(body, "worker-&lt;2&gt;") {
 		t.Fatalf("the page is %s, or does not escape what it shows", resp.Status)
 	}
-	for _, want := range []string{"redis&#43;cluster://a,b", "redis cluster, circuit half-open", `href="http://127.0.0.1:8080"`, "20</dd>"} {
+	for _, want := range []string{`title="redis&#43;cluster://a,b">redis&#43;cluster://a<`, "sign out: shopper-2: &lt;nobody&gt;", "redis cluster, circuit half-open", `href="http://127.0.0.1:8080"`, "20</dd>"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page, without its script, does not say %q", want)
 		}

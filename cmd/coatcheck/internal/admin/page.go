@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/fleet"
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/load"
+	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/shopper"
 )
 
 var (
@@ -23,7 +25,7 @@ var (
 	//go:embed page.js
 	pageJS string
 
-	pageTemplate = template.Must(template.New("page").Parse(pageHTML))
+	pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"words": words}).Parse(pageHTML))
 
 	// contentSecurityPolicy allows the page's own style and script, and what they ask
 	// this server for, nothing else; and no text can become markup in the script.
@@ -36,6 +38,9 @@ func hash(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
+
+// words makes words of a kind's name.
+func words(k shopper.Kind) string { return strings.ReplaceAll(string(k), "_", " ") }
 
 // shownEvents is how many events the page shows.
 const shownEvents = 40

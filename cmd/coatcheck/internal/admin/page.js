@@ -3,11 +3,14 @@
 	const MINUTE = 60_000, HALF = 30_000;
 	const GONE_SHOWN = 8_000; // how long the tile of a server that is gone stays, in ms
 	const SILENCE = 4_000; // without a word for so long, the connection counts as lost, in ms
+	const PATIENCE = 5_000; // how long an answer may take, in ms
+	const SAID = 15_000; // how long the header tells what was just done, in ms
+	const EVENTS = 40; // are shown
 	const FOLLOWED = "shopper-1";
 	const $ = (id) => document.getElementById(id);
 
 	// What the plots show. Times are the server's, in milliseconds.
-	let points = [], steps = [], events = [], now = 0;
+	let points = [], steps = [], now = 0;
 	const ends = new Map(); // server → the event that ended it
 
 	// Text and shapes. Nothing from the server ever becomes markup.
@@ -161,6 +164,13 @@
 		}
 	}
 
+	// retire disables or hides what holds a button. The focus, which would be lost, goes to
+	// the heading above: at the next button Enter would do something else.
+	function retire(node, off, how = "disabled") {
+		if (off && node.contains(document.activeElement)) node.closest(".tile, section").querySelector("h2, h3").focus();
+		node[how] = off;
+	}
+
 	// Tiles.
 
 	const part = (tile, name) => tile.querySelector(`[data-is=${name}]`);
@@ -190,24 +200,21 @@
 			put(part(tile, "requests"), number(w.requests));
 			put(part(tile, "in_flight"), w.in_flight);
 			put(part(tile, "rate"), amount(rates[w.name] || 0));
-			tile.querySelector("[data-does=drain] button").disabled = w.state === "draining";
+			retire(tile.querySelector("[data-does=drain] button"), w.state === "draining");
 		}
 		for (const tile of tiles.values()) endTile(tile);
 	}
 
-	// endTile shows for a while how a server has ended.
+	// endTile shows for a while how a server has ended, which may be known only later.
 	function endTile(tile) {
-		if (tile.classList.contains("over")) return;
-		const held = tile.contains(document.activeElement);
 		const end = ends.get(tile.dataset.name);
-		tile.classList.add("over");
 		tile.dataset.state = end ? end.kind : "gone";
 		put(part(tile, "state"), tile.dataset.state);
+		if (tile.classList.contains("over")) return;
+		tile.classList.add("over");
 		put(part(tile, "in_flight"), 0);
 		put(part(tile, "rate"), "–");
-		// Not to the next button: Enter would kill another.
-		if (held) tile.querySelector("h3").focus();
-		for (const b of tile.querySelectorAll("button")) b.disabled = true;
+		for (const b of tile.querySelectorAll("button")) retire(b, true);
 		setTimeout(() => {
 			if (tile.contains(document.activeElement)) $("servers").focus();
 			tile.remove();
@@ -216,26 +223,30 @@
 
 	// The rest of the page.
 
-	function showEvents() {
-		$("events").replaceChildren(...events.slice(-40).reverse().map((e) => {
-			const li = document.createElement("li"), time = document.createElement("time"), text = document.createElement("span"), kind = document.createElement("b");
-			time.dateTime = e.time;
-			put(time, clock(e.time));
-			put(kind, e.kind);
-			kind.dataset.kind = e.kind;
-			text.append(e.worker ? e.worker + " " : "", kind);
-			if (e.detail) {
-				const more = document.createElement("span");
-				more.className = "soft";
-				put(more, " " + e.detail);
-				text.append(more);
-			}
-			li.append(time, " ", text);
-			return li;
-		}));
+	function row(e) {
+		const li = document.createElement("li"), time = document.createElement("time"), text = document.createElement("span"), kind = document.createElement("b");
+		time.dateTime = e.time;
+		put(time, clock(e.time));
+		put(kind, e.kind);
+		kind.dataset.kind = e.kind;
+		text.append(e.worker ? e.worker + " " : "", kind);
+		if (e.detail) {
+			const more = document.createElement("span");
+			more.className = "soft";
+			put(more, " " + e.detail);
+			text.append(more);
+		}
+		li.append(time, " ", text);
+		return li;
 	}
 
-	const say = (text) => put($("status"), text);
+	// say tells what was just done, aloud, and again if it was the same.
+	let unsay = 0;
+	function say(text) {
+		$("status").textContent = text;
+		clearTimeout(unsay);
+		unsay = setTimeout(() => put($("status"), ""), SAID);
+	}
 
 	// note takes an event into account; those that matter are said aloud.
 	function note(e) {
@@ -253,22 +264,30 @@
 		put($("no_upstream"), number(b.no_upstream));
 		const st = s.store;
 		if (st.url) {
-			put($("store_url"), st.url);
+			put($("store_url"), st.name);
+			$("store_url").title = st.url;
 			put($("store"), st.state === "ok" && st.ping_ms ? `ok in ${number(st.ping_ms, 1)} ms` : st.state);
 			$("store").classList.toggle("down", st.state === "unavailable");
 			put($("store_more"), st.topology + (st.breaker ? ", circuit " + st.breaker : "") + (st.error ? ` (${st.error})` : ""));
 		}
 		put($("kept"), `${s.workers.filter((w) => w.state === "ready").length} ready, ${s.target} kept`);
-		$("fewer").value = s.target - 1;
-		$("more").value = s.target + 1;
-		$("fewer").form.querySelector("button").disabled = s.target <= 1;
-		$("more").form.querySelector("button").disabled = s.target >= $("workers").max;
-		if (document.activeElement !== $("workers")) $("workers").value = s.target;
+		showTarget(s.target);
 		const a = s.autoscaling;
 		if (a && $("autoscaling")) {
 			put($("autoscaling"), a.pinned ? `The number was set by hand; for the load it would be ${a.workers}.`
 				: `The number follows the load, from ${a.min} to ${a.max}${a.reason ? ": " + a.reason : ""}.${a.panic ? " A burst is on or just over, so none goes." : ""}`);
-			$("unpin").hidden = !a.pinned;
+			retire($("unpin"), !a.pinned, "hidden");
+		}
+	}
+
+	// showTarget shows how many servers are kept, but not over a number that somebody typed.
+	function showTarget(n) {
+		const field = $("workers");
+		if (field.value === field.defaultValue) field.value = n;
+		field.defaultValue = n;
+		for (const [id, to] of [["fewer", n - 1], ["more", n + 1]]) {
+			$(id).value = to;
+			retire($(id).form.querySelector("button"), to < field.min || to > field.max);
 		}
 	}
 
@@ -277,18 +296,19 @@
 		for (const name of ["journeys", "sign_outs", "lost_items", "surplus_items", "wrong_users", "failed_requests", "unrepeatable_lost"]) put($(name), number(l[name]));
 		put($("load_requests"), number(l.requests));
 		for (const e of document.querySelectorAll(".fault")) e.classList.toggle("some", e.textContent !== "0");
-		const [start, stop] = ["start", "stop"].map((id) => $(id).querySelector("button"));
-		const held = document.activeElement;
-		start.disabled = l.state !== "stopped";
-		stop.disabled = l.state !== "running";
-		if (held === start && start.disabled) stop.focus();
-		if (held === stop && !start.disabled) start.focus();
+		retire($("start").querySelector("button"), l.state !== "stopped");
+		retire($("stop").querySelector("button"), l.state !== "running");
+		const first = Object.entries(l.first || {}).map(([kind, what]) => `${kind.replaceAll("_", " ")}: ${what}`);
+		$("first").hidden = !first.length;
+		first.forEach((what, i) => put($("first_list").children[i] || $("first_list").appendChild(document.createElement("li")), what));
+		while ($("first_list").children.length > first.length) $("first_list").lastElementChild.remove();
 	}
 
 	// The stream.
 
 	let source, heard = 0, lastTime = "";
 
+	// alive is for what replaces all that is shown.
 	function alive() {
 		heard = performance.now();
 		lastTime = clock(Date.now());
@@ -301,13 +321,28 @@
 		document.body.classList.add("stale");
 	}
 
+	// refused shows why there is no stream, which an EventSource does not tell.
+	async function refused() {
+		let why = "Coatcheck does not let this page listen.";
+		try {
+			const r = await fetch("/api/stream", { signal: AbortSignal.timeout(PATIENCE) });
+			if (r.ok) r.body.cancel(); // it would now
+			else why = "Coatcheck says: " + (await r.json()).error + ".";
+		} catch { /* there was no answer, or none of coatcheck's */ }
+		lost(why);
+		setTimeout(listen, 3000);
+	}
+
 	function listen() {
+		if (source) source.close();
+		if (document.hidden) return;
 		source = new EventSource("/api/stream");
 		source.addEventListener("hello", (m) => {
-			alive();
+			heard = performance.now();
+			let events;
 			({ points, steps, events } = JSON.parse(m.data));
 			events.forEach(note);
-			showEvents();
+			$("events").replaceChildren(...events.slice(-EVENTS).reverse().map(row));
 		});
 		source.addEventListener("snapshot", (m) => {
 			alive();
@@ -323,23 +358,26 @@
 			drawPlots();
 		});
 		source.addEventListener("event", (m) => {
-			alive();
+			heard = performance.now();
 			const e = JSON.parse(m.data);
-			events.push(e);
-			events = events.slice(-100);
 			note(e);
 			if (["killed", "died", "drained", "failed", "unhealthy", "scaled"].includes(e.kind)) say(`${e.worker || "The fleet"}: ${e.kind}${e.kind === "scaled" ? " " + e.detail : ""}.`);
 			if (ends.get(e.worker) === e) {
 				for (const t of $("tiles").children) if (t.dataset.name === e.worker) endTile(t);
 			}
-			showEvents();
+			$("events").prepend(row(e)); // and leaves a list that was scrolled where it is
+			while ($("events").children.length > EVENTS) $("events").lastElementChild.remove();
 		});
 		source.addEventListener("error", () => {
-			if (source.readyState !== EventSource.CLOSED) return lost("The connection to coatcheck is lost; it is tried again.");
-			lost("Coatcheck refuses this page, as after a restart: open the address that it printed last.");
-			setTimeout(listen, 3000);
+			if (source.readyState === EventSource.CLOSED) refused();
+			else lost("The connection to coatcheck is lost; it is tried again.");
 		});
 	}
+	// A browser has few connections for all pages of a host: one that nobody sees takes none.
+	document.addEventListener("visibilitychange", () => {
+		if (document.hidden) document.body.classList.add("stale");
+		listen();
+	});
 	for (const e of document.querySelectorAll("[data-drawn]")) e.removeAttribute("hidden"); // they need this script
 	listen();
 	// A process that hangs leaves the connection open.
@@ -348,22 +386,34 @@
 		if (!heard || silent < SILENCE || source.readyState === EventSource.CLOSED) return;
 		lost("Coatcheck has not said anything for a while.");
 		if (silent < 3 * SILENCE) return;
-		source.close(); // it may be a connection that leads nowhere
 		heard = performance.now();
-		listen();
+		listen(); // the connection may be one that leads nowhere
 	}, 1000);
 
 	// Forms are sent without leaving the page.
-	document.addEventListener("submit", async (event) => {
-		event.preventDefault();
-		const form = event.target;
+	async function send(form) {
+		const data = new FormData(form), workers = data.get("workers");
+		if (workers && document.body.matches(".stale")) return say("Not now: how many servers there are is not known.");
 		try {
-			const r = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), redirect: "manual" });
-			if (r.type === "opaqueredirect") return; // done
+			const r = await fetch(form.action, { method: "POST", body: new URLSearchParams(data), redirect: "manual", signal: AbortSignal.timeout(PATIENCE) });
+			if (r.type === "opaqueredirect") { // done
+				if (!workers) return;
+				form.reset(); // what was typed
+				return showTarget(Number(workers));
+			}
 			const text = (await r.text()).trim();
 			say(text.startsWith("{") ? JSON.parse(text).error : text);
 		} catch {
-			say("There is no connection: nothing was sent.");
+			say("There was no answer: the events tell whether it was done.");
 		}
+	}
+
+	let scaled = Promise.resolve();
+	document.addEventListener("submit", (event) => {
+		event.preventDefault();
+		const form = event.target;
+		// One number after the other: the next is one more than this.
+		if (form.elements.workers) scaled = scaled.then(() => send(form));
+		else send(form);
 	});
 })();
