@@ -127,7 +127,7 @@ func TestStoreUsers(t *testing.T) {
 	if len(needs) < 20 {
 		t.Fatalf("package redisstore needs only %q: its documentation is written otherwise now", needs)
 	}
-	for _, file := range []string{"kubernetes/secrets.yaml", "compose/users.acl.example"} {
+	for _, file := range []string{"kubernetes/secrets.example.yaml", "compose/users.acl.example"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

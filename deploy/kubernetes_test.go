@@ -215,13 +215,19 @@ func (m *manifests) names(files map[string]string) {
 	slices.Sort(resources)
 	var there []string
 	for name := range files {
-		if name != "kustomization.yaml" {
+		// To apply an example would write over the secrets that are there.
+		if name != "kustomization.yaml" && !strings.HasSuffix(name, ".example.yaml") {
 			there = append(there, name)
 		}
 	}
 	slices.Sort(there)
 	if !slices.Equal(resources, there) {
 		m.wrong("the kustomization has %v, the folder %v", resources, there)
+	}
+	for name, text := range files {
+		if strings.Contains(text, "kind: Secret\n") && slices.Contains(resources, name) {
+			m.wrong("each apply writes over the secrets that are there with those of %s", name)
+		}
 	}
 	for _, image := range k.Images {
 		used := false
@@ -604,9 +610,10 @@ func TestKubernetesCanFail(t *testing.T) {
 		{"network.yaml", "    - from:\n        - podSelector:\n            matchLabels:\n              app.kubernetes.io/name: app", "    - from:\n        - podSelector: {}", "lets store reach store"},
 		{"network.yaml", "policyTypes: [Ingress, Egress]\n---\n# Names", "policyTypes: [Ingress]\n---\n# Names", "denies what the others"},
 		{"network.yaml", "    - from:\n        - namespaceSelector:\n            matchLabels:\n              kubernetes.io/metadata.name: ingress\n", "    - from:\n        - namespaceSelector: {}\n", "more than the Ingress controller"},
-		{"secrets.yaml", "url: rediss://", "url: redis://", "without TLS"},
-		{"secrets.yaml", "@store:6379", "@valkey:6379", "where no Service is"},
+		{"secrets.example.yaml", "url: rediss://", "url: redis://", "without TLS"},
+		{"secrets.example.yaml", "@store:6379", "@valkey:6379", "where no Service is"},
 		{"kustomization.yaml", "  - network.yaml\n", "", "the kustomization has"},
+		{"kustomization.yaml", "  - network.yaml\n", "  - network.yaml\n  - secrets.example.yaml\n", "writes over the secrets"},
 		{"namespace.yaml", "enforce: restricted", "enforce: baseline", "restricted profile"},
 		{"store.yaml", "automountServiceAccountToken: false", "automountServiceAccountToken: true", "token"},
 	} {
