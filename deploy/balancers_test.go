@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
@@ -39,7 +40,14 @@ type upstream struct {
 	draining bool
 	arrived  []*http.Request // but for health checks
 	conns    map[string]bool // the connections that they came on
+	opened   int
 }
+
+// connKey is of the context of a request: the name of the connection that it came on. The
+// client's port is none, which another connection may have later, or to another server.
+type connKey struct{}
+
+func connOf(r *http.Request) string { return r.Context().Value(connKey{}).(string) }
 
 // site is a balancer with the file of this folder and three upstreams.
 type site struct {
@@ -60,7 +68,14 @@ func newSite(t *testing.T, kind string) *site {
 	var config []string
 	for i := range 3 {
 		u := &upstream{site: s, name: fmt.Sprintf("server-%d", i+1), conns: make(map[string]bool)}
-		u.Server = httptest.NewServer(u)
+		u.Server = httptest.NewUnstartedServer(u)
+		u.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			u.opened++
+			return context.WithValue(ctx, connKey{}, fmt.Sprintf("%s/%d", u.name, u.opened))
+		}
+		u.Start()
 		t.Cleanup(u.Close)
 		s.upstreams = append(s.upstreams, u)
 		config = append(config, "upstream "+u.Listener.Addr().String())
@@ -212,7 +227,7 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	u.mu.Lock()
 	u.arrived = append(u.arrived, r)
-	u.conns[r.RemoteAddr] = true
+	u.conns[connOf(r)] = true
 	u.mu.Unlock()
 	if strings.HasPrefix(r.URL.Path, "/cut/") && u.site.first(r.URL.Path) {
 		panic(http.ErrAbortHandler)
@@ -276,7 +291,7 @@ func testBalancer(t *testing.T, kind string) {
 		{"another name is refused", otherNamesAreRefused},
 		{"WebSockets pass, and no other upgrade", upgrades},
 		{"a GET without an answer is repeated", safeIsRepeated},
-		{"a POST without an answer is not", changeIsNotRepeated},
+		{"a change without an answer is not", changeIsNotRepeated},
 		{"a draining server gets nothing new", drainingGetsNothing},
 		{"a dead server costs nobody an answer", deadCostsNothing}, // the last, for one is dead then
 	} {
@@ -344,14 +359,21 @@ func changesComeAlone(t *testing.T, s *site) {
 	}
 	conns := make(map[string]bool)
 	for _, r := range s.requests("/page") {
-		conns[r.RemoteAddr] = true
+		conns[connOf(r)] = true
 	}
 	for _, r := range s.requests("/change") {
-		if conns[r.RemoteAddr] {
+		if conns[connOf(r)] {
 			t.Error("a change came on a connection that had been used before")
 			break
 		}
-		conns[r.RemoteAddr] = true
+		conns[connOf(r)] = true
+	}
+	for _, r := range s.requests("/change") {
+		// A balancer that keeps connections without being told to keeps this one not.
+		if !r.Close {
+			t.Error("a change came on a connection that stays open")
+			break
+		}
 	}
 	if got := len(s.requests("/change")); got != n {
 		t.Errorf("%d changes arrived, want %d", got, n)
@@ -448,6 +470,28 @@ func otherNamesAreRefused(t *testing.T, s *site) {
 			t.Errorf("%s: sent to %s", address, resp.Header.Get("Location"))
 		}
 	}
+	// The name of the certificate in the handshake, another in the request; and the name
+	// in a request line, which counts, with another in Host, which servers would be told.
+	for _, line := range []string{"GET /other HTTP/1.1", "GET " + s.url + "/other HTTP/1.1"} {
+		conn, err := tls.Dial("tcp", s.host(), &tls.Config{RootCAs: s.roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s\r\nHost: other.example.net\r\n\r\n", line)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		for _, r := range s.requests("/other") {
+			if r.Host == "other.example.net" || r.Header.Get("X-Forwarded-Host") == "other.example.net" {
+				t.Errorf("%q with another Host was answered %v, and arrived with that", line, resp)
+			}
+		}
+		if s.kind == "nginx" && line == "GET /other HTTP/1.1" && err == nil {
+			t.Errorf("nginx answers %s from files of its own for another Host than in the handshake", resp.Status)
+		}
+		for _, u := range s.upstreams {
+			u.forget() // it may have arrived with the right name
+		}
+		conn.Close()
+	}
 	if len(s.requests("/other")) > 0 {
 		t.Error("a request for another name reached a server")
 	}
@@ -508,16 +552,19 @@ func changeIsNotRepeated(t *testing.T, s *site) {
 		if i%2 > 0 {
 			client, proto = http2, "HTTP/2"
 		}
-		path := fmt.Sprintf("/cut/post-%d", i)
-		req := s.request(http.MethodPost, s.url+path, "one apple")
+		// The last two, by HTTP, do the same when they are done twice; not if another has
+		// changed the same in between.
+		method := []string{http.MethodPost, http.MethodPost, http.MethodPut, http.MethodDelete}[i]
+		path := fmt.Sprintf("/cut/change-%d", i)
+		req := s.request(method, s.url+path, "one apple")
 		req.Header["idempotency-key"] = []string{"1"}        // not to be believed; spelled so that Go's own client does not
 		s.send(client, s.request(http.MethodGet, s.url, "")) // on whose connection the change comes
 		resp, body := s.send(client, req)
 		if n := len(s.requests(path)); n != 1 {
-			t.Errorf("over %s POST number %d arrived %d times", proto, i, n)
+			t.Errorf("over %s %s arrived %d times", proto, method, n)
 		}
 		if resp.StatusCode != http.StatusBadGateway || resp.Header.Get(unrepeatable) != "1" || !strings.Contains(body, "look before you repeat") {
-			t.Errorf("over %s POST number %d was answered %s, %s: %q, %q; want 502 that says what it means", proto, i, resp.Status, unrepeatable, resp.Header.Get(unrepeatable), body)
+			t.Errorf("over %s %s was answered %s, %s: %q, %q; want 502 that says what it means", proto, method, resp.Status, unrepeatable, resp.Header.Get(unrepeatable), body)
 		}
 		s.awaitAll()
 	}
@@ -580,5 +627,19 @@ func deadCostsNothing(t *testing.T, s *site) {
 	}
 	if _, err := net.Dial("tcp", down.Listener.Addr().String()); err == nil {
 		t.Error("the dead server takes connections: this shows nothing")
+	}
+}
+
+// TestClientsKeepTheirAddress looks for sockets of both protocols: at one, each client of
+// IPv4 has an address as ::ffff:192.0.2.1, which no list of addresses knows.
+func TestClientsKeepTheirAddress(t *testing.T) {
+	for _, file := range []string{"nginx/nginx.conf", "haproxy/haproxy.cfg"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), "v4v6") || strings.Contains(string(b), "ipv6only=off") {
+			t.Errorf("%s has a socket of IPv6 that takes IPv4, too", file)
+		}
 	}
 }
