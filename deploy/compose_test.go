@@ -80,6 +80,9 @@ func TestCompose(t *testing.T) {
 				t.Errorf("%s wants the secret %s, which is not there", name, secret.Source)
 			}
 		}
+		if max := megabytes(strings.Join(s.Command, " ")); name == "store" && (max == 0 || 2*max > int64(s.MemLimit)) {
+			t.Errorf("the store keeps %d bytes of %d, and has no room to fork", max, s.MemLimit)
+		}
 		_, front := s.Networks["front"]
 		_, store := s.Networks["store"]
 		switch {

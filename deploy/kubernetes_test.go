@@ -11,7 +11,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +191,7 @@ func problems(files map[string]string) []string {
 	m.drain()
 	m.firewall()
 	m.storeURL()
+	m.forks()
 	return m.found
 }
 
@@ -385,6 +388,9 @@ func (m *manifests) scaling() {
 				m.wrong("the autoscaler's metric is not one of pods with an average to keep")
 			}
 		}
+		if d != nil {
+			m.scraped(d)
+		}
 		if len(h.Spec.Metrics) == 0 {
 			m.wrong("the autoscaler looks at nothing")
 		}
@@ -395,6 +401,28 @@ func (m *manifests) scaling() {
 			m.wrong("PodDisruptionBudget %s lets no node be emptied, or too many servers go", b.Name)
 		}
 	}
+}
+
+// scraped looks whether a server serves metrics at a port that a policy opens.
+func (m *manifests) scraped(d *appsv1.Deployment) {
+	spec := &d.Spec.Template.Spec
+	c := spec.Containers[0]
+	i := slices.IndexFunc(c.Args, func(a string) bool { return strings.HasPrefix(a, "--metrics=0.0.0.0:") })
+	j := slices.IndexFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == "metrics" })
+	if i < 0 || j < 0 || c.Args[i] != fmt.Sprintf("--metrics=0.0.0.0:%d", c.Ports[j].ContainerPort) ||
+		d.Spec.Template.Annotations["prometheus.io/port"] != fmt.Sprint(c.Ports[j].ContainerPort) {
+		m.wrong("%s serves no metrics at its port for them, by which the autoscaler decides", d.Name)
+	}
+	for _, p := range m.policies {
+		for _, in := range p.Spec.Ingress {
+			if m.selects(p.Name, &p.Spec.PodSelector, d.Spec.Template.Labels) && slices.ContainsFunc(in.Ports, func(p networkingv1.NetworkPolicyPort) bool {
+				return *p.Port == intstr.FromString("metrics")
+			}) {
+				return
+			}
+		}
+	}
+	m.wrong("no NetworkPolicy lets Prometheus reach the metrics of %s", d.Name)
 }
 
 // drain adds up what the end of a server may take.
@@ -553,6 +581,35 @@ func (m *manifests) storeURL() {
 	}
 }
 
+// forks looks whether the store has room to save.
+func (m *manifests) forks() {
+	for name, pod := range m.pods {
+		for _, v := range pod.Spec.Volumes {
+			if v.ConfigMap == nil || m.configs[v.ConfigMap.Name] == nil {
+				continue
+			}
+			limit := pod.Spec.Containers[0].Resources.Limits.Memory().Value()
+			if max := megabytes(m.configs[v.ConfigMap.Name].Data["valkey.conf"]); max == 0 || 2*max > limit {
+				m.wrong("%s keeps %d bytes of %d, and has no room to fork", name, max, limit)
+			}
+		}
+	}
+}
+
+// megabytes returns how many bytes a store may keep by its configuration or arguments, 0 if
+// that is not there.
+func megabytes(text string) int64 {
+	found := regexp.MustCompile(`maxmemory (\d+)mb\b`).FindStringSubmatch(text)
+	if found == nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(found[1], 10, 32)
+	if err != nil {
+		return 0
+	}
+	return n << 20
+}
+
 func readFolder(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
@@ -606,6 +663,8 @@ func TestKubernetesCanFail(t *testing.T) {
 		{"app.yaml", "  revisionHistoryLimit: 3", "  replicas: 3", "undo the autoscaler"},
 		{"app.yaml", "maxUnavailable: 1\n  unhealthy", "maxUnavailable: 0\n  unhealthy", "lets no node be emptied"},
 		{"autoscaler.yaml", "    name: app\n  minReplicas", "    name: shop\n  minReplicas", "which is not there"},
+		{"app.yaml", "            - --metrics=0.0.0.0:8083", "            - --metrics=0.0.0.0:8084", "serves no metrics"},
+		{"network.yaml", "          port: metrics\n", "          port: http\n", "lets Prometheus reach"},
 		{"autoscaler.yaml", `averageValue: "10"`, `averageValue: "0"`, "average to keep"},
 		{"network.yaml", "    - from:\n        - podSelector:\n            matchLabels:\n              app.kubernetes.io/name: app", "    - from:\n        - podSelector: {}", "lets store reach store"},
 		{"network.yaml", "policyTypes: [Ingress, Egress]\n---\n# Names", "policyTypes: [Ingress]\n---\n# Names", "denies what the others"},
@@ -615,6 +674,7 @@ func TestKubernetesCanFail(t *testing.T) {
 		{"kustomization.yaml", "  - network.yaml\n", "", "the kustomization has"},
 		{"kustomization.yaml", "  - network.yaml\n", "  - network.yaml\n  - secrets.example.yaml\n", "writes over the secrets"},
 		{"namespace.yaml", "enforce: restricted", "enforce: baseline", "restricted profile"},
+		{"store.yaml", "maxmemory 256mb", "maxmemory 400mb", "no room to fork"},
 		{"store.yaml", "automountServiceAccountToken: false", "automountServiceAccountToken: true", "token"},
 	} {
 		files := readFolder(t, "kubernetes")

@@ -11,6 +11,7 @@ import (
 	"github.com/coatcheck/coatcheck/cmd/coatcheck/internal/storeurl"
 	"github.com/coatcheck/coatcheck/session"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // measurement is what a worker that is measured has for it. All methods of a nil one do
@@ -52,6 +53,19 @@ func (m *measurement) handler(secret string, h http.Handler, logger *slog.Logger
 		return h
 	}
 	return balancer.OnSecret(secret, metrics.Handler(m.registry, logger), h)
+}
+
+// count counts the requests that h has, if no parent does.
+func (m *measurement) count(h http.Handler) http.Handler {
+	if m == nil || m.server == nil {
+		return h
+	}
+	inFlight := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "coatcheck_http_requests_in_flight",
+		Help: "Requests that the server has now.",
+	})
+	m.registry.MustRegister(inFlight)
+	return promhttp.InstrumentHandlerInFlight(inFlight, h)
 }
 
 // watch has each scrape tell of the store. ping is nil if somebody else asks it.

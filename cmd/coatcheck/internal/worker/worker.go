@@ -133,7 +133,7 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	if c.Secret != "" {
 		h = balancer.RequireSecret(c.Secret, h)
 	}
-	h = measured.handler(c.MetricsSecret, h, logger)
+	h = measured.handler(c.MetricsSecret, measured.count(h), logger)
 	srv := balancer.NewServer(closing(&draining, h), logger)
 
 	tending, stop := context.WithCancel(now)

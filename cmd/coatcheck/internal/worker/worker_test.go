@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -367,6 +370,38 @@ func TestMetrics(t *testing.T) {
 	if resp, err := http.Get(r.Metrics); err == nil {
 		resp.Body.Close()
 		t.Error("the metrics outlive the worker")
+	}
+}
+
+// Kubernetes scales by a figure of this server, whose name its file must have.
+func TestRequestsInFlightAreCounted(t *testing.T) {
+	b, err := os.ReadFile("../../../../deploy/kubernetes/autoscaler.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`coatcheck_[a-z_]+`).FindAllString(string(b), -1)
+	if len(names) < 2 || len(slices.Compact(slices.Clone(names))) != 1 {
+		t.Fatalf("the autoscaler and the rule of its adapter name %q, want one metric", names)
+	}
+	a := newApp()
+	r := run(t, worker.Config{Metrics: ":0"}, a)
+	want := func(n int) bool {
+		_, body := get(t, r.Metrics)
+		return strings.Contains(body, fmt.Sprintf("\n%s %d\n", names[0], n))
+	}
+	if !want(0) {
+		t.Errorf("%s is not 0 before there is a request", names[0])
+	}
+	answers := slow(t, r, a)
+	if !want(1) {
+		t.Errorf("%s is not 1 with a request in flight", names[0])
+	}
+	close(a.release)
+	<-answers
+	for end := time.Now().Add(time.Minute); !want(0); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s is not 0 after the answer", names[0])
+		}
 	}
 }
 
