@@ -382,16 +382,23 @@ func changesComeAlone(t *testing.T, s *site) {
 
 func claimsDoNotArrive(t *testing.T, s *site) {
 	claims := map[string]string{
-		"X-Forwarded-For":    "203.0.113.7",
-		"X-Forwarded-Proto":  "gopher",
-		"X-Forwarded-Host":   "claimed.example.net",
-		"X-Forwarded-Port":   "4711",
-		"X-Forwarded-Prefix": "/claimed",
-		"X-Forwarded-Server": "claimed",
-		"X-Forwarded-Ssl":    "claimed",
-		"X-Real-Ip":          "203.0.113.7",
-		"True-Client-Ip":     "203.0.113.7",
-		"Forwarded":          "for=203.0.113.7;proto=gopher;host=claimed.example.net",
+		"X-Forwarded-For":         "203.0.113.7",
+		"X-Forwarded-Proto":       "gopher",
+		"X-Forwarded-Host":        "claimed.example.net",
+		"X-Forwarded-Port":        "4711",
+		"X-Forwarded-Prefix":      "/claimed",
+		"X-Forwarded-Server":      "claimed",
+		"X-Forwarded-Ssl":         "claimed",
+		"X-Forwarded-Scheme":      "gopher",
+		"X-Forwarded-User":        "root",
+		"X-Forwarded-Email":       "root@example.net",
+		"X-Real-Ip":               "203.0.113.7",
+		"True-Client-Ip":          "203.0.113.7",
+		"X-Forwarded-Client-Cert": "claimed",
+		"Forwarded":               "for=203.0.113.7;proto=gopher;host=claimed.example.net",
+	}
+	if s.kind != "nginx" { // which leaves out only what its file names
+		claims["X-Forwarded-Whatever"] = "claimed"
 	}
 	req := s.request(http.MethodGet, s.url+"/claims", "")
 	for name, value := range claims {
@@ -505,7 +512,11 @@ func upgrades(t *testing.T, s *site) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		fmt.Fprintf(conn, "GET /upgrade/%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %[1]s\r\nHTTP2-Settings: \r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", protocol, s.host())
+		lines := ""
+		for p := range strings.SplitSeq(protocol, ",") {
+			lines += "Upgrade: " + p + "\r\n"
+		}
+		fmt.Fprintf(conn, "GET /upgrade/%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade, HTTP2-Settings\r\n%[3]sHTTP2-Settings: \r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", strings.ReplaceAll(protocol, ",", "-"), s.host(), lines)
 		r = bufio.NewReader(conn)
 		resp, err = http.ReadResponse(r, nil)
 		if err != nil {
@@ -522,12 +533,14 @@ func upgrades(t *testing.T, s *site) {
 			t.Errorf("a WebSocket said %q, %v; want what it was told", line, err)
 		}
 	}
-	if _, _, resp = upgrade("h2c"); resp.StatusCode == http.StatusSwitchingProtocols {
-		t.Error("an upgrade to h2c was let through")
-	}
-	for _, r := range s.requests("/upgrade/h2c") {
-		if up := r.Header.Get("Upgrade"); up != "" {
-			t.Errorf("a server was asked to upgrade to %s", up)
+	for _, protocol := range []string{"h2c", "h2c,websocket", "websocket,h2c"} { // each in a line of its own
+		if _, _, resp = upgrade(protocol); resp.StatusCode == http.StatusSwitchingProtocols && strings.HasPrefix(protocol, "h2c") {
+			t.Errorf("an upgrade to %s was let through", protocol)
+		}
+		for _, r := range s.requests("/upgrade/" + strings.ReplaceAll(protocol, ",", "-")) {
+			if up := r.Header.Values("Upgrade"); slices.Contains(up, "h2c") {
+				t.Errorf("for %s a server was asked to upgrade to %q", protocol, up)
+			}
 		}
 	}
 }

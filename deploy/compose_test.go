@@ -51,6 +51,13 @@ func TestCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if strings.Count(string(caddyfile), "reverse_proxy") != strings.Count(string(caddyfile), "{$UPSTREAMS:") {
+		t.Error("the Caddyfile has servers that Compose cannot name")
+	}
+	var upstreams []string
+	if u := p.Services["proxy"].Environment["UPSTREAMS"]; u != nil {
+		upstreams = strings.Fields(*u)
+	}
 	command := one(t, parseDockerfile(t)[1], "CMD").args
 	takes := time.Duration(0)
 	for _, flag := range []string{"--drain-delay=", "--drain-timeout="} {
@@ -96,16 +103,21 @@ func TestCompose(t *testing.T) {
 			if d, ok := s.DependsOn["store"]; !ok || d.Condition != types.ServiceConditionHealthy {
 				t.Errorf("%s starts before its store", name)
 			}
-			if !front || !store || !strings.Contains(string(caddyfile), " "+s.Networks["front"].Ipv4Address+":8080") {
-				t.Errorf("%s is not where the Caddyfile looks for it", name)
+			if !front || !store || !slices.Contains(upstreams, name+":8080") {
+				t.Errorf("%s is not where Caddy looks for it", name)
 			}
 			if u := s.Environment["COATCHECK_STORE"]; u == nil || !strings.Contains(*u, "@store?") {
 				t.Errorf("%s has another store than the service", name)
 			}
 		}
 	}
-	if want := strings.Count(string(caddyfile), ":8080") / 2; apps != want {
-		t.Errorf("%d servers, and the Caddyfile has %d", apps, want)
+	if apps != len(upstreams) {
+		t.Errorf("%d servers, and Caddy has %d", apps, len(upstreams))
+	}
+	for name, n := range p.Networks {
+		if len(n.Ipam.Config) > 0 {
+			t.Errorf("the network %s has addresses that may be those of the machine's own", name)
+		}
 	}
 	if !p.Networks["store"].Internal {
 		t.Error("the store can reach the internet")
