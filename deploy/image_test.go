@@ -221,11 +221,17 @@ func image(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	built.Do(func() { buildImage(t, dir) })
+	built.Do(func() { buildImage(t, dir); complete = true })
+	if !complete {
+		t.Fatal("the image could not be built: the first test that wanted it says why")
+	}
 	return filepath.Join(dir, "image")
 }
 
-var built sync.Once
+var (
+	built    sync.Once
+	complete bool
+)
 
 func TestMain(m *testing.M) {
 	status := m.Run()
@@ -235,11 +241,12 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// notShort skips where nobody wants to wait for a compiler.
+// notShort skips where nobody wants to wait for a compiler, which is anywhere but in the
+// soak: this build shares nothing with others.
 func notShort(t *testing.T) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds the command as its image does")
+	if testing.Short() || os.Getenv("COATCHECK_SOAK") != "1" {
+		t.Skip("builds the command as its image does, for half a minute: COATCHECK_SOAK=1 go test -C deploy .")
 	}
 }
 
