@@ -287,7 +287,7 @@ func started(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-func TestImage(t *testing.T) {
+func TestSoakImage(t *testing.T) {
 	notShort(t)
 	if runtime.GOOS != "linux" {
 		t.Skip("an image is for Linux")
@@ -348,9 +348,9 @@ func TestImage(t *testing.T) {
 	started(t, cmd)
 }
 
-// TestFlags finds flags that the command does not have: of the image, of Kubernetes and
+// TestSoakFlags finds flags that the command does not have: of the image, of Kubernetes and
 // of systemd.
-func TestFlags(t *testing.T) {
+func TestSoakFlags(t *testing.T) {
 	notShort(t)
 	help, err := exec.Command(filepath.Join(image(t), "coatcheck"), "serve", "--help").CombinedOutput()
 	if err != nil {

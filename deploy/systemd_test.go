@@ -70,11 +70,11 @@ func TestSystemdUnitsFitTogether(t *testing.T) {
 	}
 }
 
-// TestSystemdStartsAServer runs the command of the unit as systemd would: with its
+// TestSoakSystemdStartsAServer runs the command of the unit as systemd would: with its
 // credentials in a folder, and nothing in its environment but where that is. It does not
 // show that the sandbox lets the server work, nor that the store's certificates are found
 // there: the store is a file.
-func TestSystemdStartsAServer(t *testing.T) {
+func TestSoakSystemdStartsAServer(t *testing.T) {
 	notShort(t)
 	s := unit(t, service)
 	shell := regexp.MustCompile(`^/bin/sh -c '([^']*)'$`).FindStringSubmatch(s["ExecStart"][0])
