@@ -140,6 +140,7 @@ var metricName = regexp.MustCompile(`\b(coatcheck|process|go)_[a-z_]+\b`)
 // What an operator is given works, on the metrics of a fleet that runs, in a Prometheus
 // that does.
 func TestPrometheus(t *testing.T) {
+	t.Parallel() // it waits for scrapes
 	if testing.Short() {
 		t.Skip("takes seconds: run it without -short")
 	}
