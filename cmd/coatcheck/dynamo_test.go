@@ -29,7 +29,7 @@ func TestUpOnDynamo(t *testing.T) {
 	for range 3 {
 		v.mustHave("alice", 2)
 	}
-	want := admin.Store{URL: "dynamodb://UpOnDynamo", Kind: "dynamodb", Topology: "dynamodb", Shared: true, State: "ok", Breaker: "closed"}
+	want := admin.Store{URL: "dynamodb://UpOnDynamo", Name: "dynamodb://UpOnDynamo", Kind: "dynamodb", Topology: "dynamodb", Shared: true, State: "ok", Breaker: "closed"}
 	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}

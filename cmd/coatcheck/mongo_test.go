@@ -33,7 +33,7 @@ func TestUpOnMongo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := admin.Store{URL: "mongodb://" + parsed.Host + "/coatcheck", Kind: "mongodb", Topology: "mongodb", Shared: true, State: "ok", Breaker: "closed"}
+	want := admin.Store{URL: "mongodb://" + parsed.Host + "/coatcheck", Name: "mongodb://" + parsed.Host + "/coatcheck", Kind: "mongodb", Topology: "mongodb", Shared: true, State: "ok", Breaker: "closed"}
 	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}

@@ -86,7 +86,7 @@ func TestUpOnRedis(t *testing.T) {
 			t.Fatalf("30 requests with one cart were not served in rotation: %v", order)
 		}
 	}
-	want := admin.Store{URL: "redis://" + s.Nodes[0].Addr, Kind: "redis", Topology: "redis standalone", Shared: true, State: "ok", Breaker: "closed"}
+	want := admin.Store{URL: "redis://" + s.Nodes[0].Addr, Name: "redis://" + s.Nodes[0].Addr, Kind: "redis", Topology: "redis standalone", Shared: true, State: "ok", Breaker: "closed"}
 	if got := storeOf(t, u); got != want || u.Store != want.URL {
 		t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 	}

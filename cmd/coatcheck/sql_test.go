@@ -59,7 +59,7 @@ func TestUpOnSQL(t *testing.T) {
 				}
 			}
 			s := testserver.Shared(t, kind)
-			want := admin.Store{URL: kind + "://" + s.Nodes[0].Addr + "/coatcheck", Kind: kind, Topology: kind, Shared: true, State: "ok", Breaker: "closed"}
+			want := admin.Store{URL: kind + "://" + s.Nodes[0].Addr + "/coatcheck", Name: kind + "://" + s.Nodes[0].Addr + "/coatcheck", Kind: kind, Topology: kind, Shared: true, State: "ok", Breaker: "closed"}
 			if got := storeOf(t, u); got != want || u.Store != want.URL {
 				t.Errorf("the status says %+v, want %+v; the ready line %s", got, want, u.Store)
 			}
