@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/coatcheck/coatcheck/session"
@@ -24,12 +25,17 @@ var (
 )
 
 // BenchmarkRead compares a handler without sessions to the same handler reading
-// one attribute of a signed-in session, through the whole middleware.
+// one attribute of a signed-in session, through the whole middleware, and that to one
+// whose events are observed.
 func BenchmarkRead(b *testing.B) {
-	m := newManager(b, memstore.New(), nil)
+	st := memstore.New()
+	m := newManager(b, st, nil)
 	cookie := signedInCookie(b, m)
 	handlers := readHandlers(b, m)
-	for _, name := range []string{"bare", "int", "struct"} {
+	var events atomic.Int64
+	observed := newManager(b, st, &session.Options{Observer: func(context.Context, session.Event) { events.Add(1) }})
+	handlers["observed"] = readHandlers(b, observed)["int"]
+	for _, name := range []string{"bare", "int", "observed", "struct"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			r := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -42,15 +42,15 @@ const (
 
 // Kinds of events that count.
 const (
-	EventConflict    EventKind = "conflict"     // a commit lost a race and was replayed
-	EventRetry       EventKind = "retry"        // the store is called again, by Op, since that failed with Err
+	EventConflict    EventKind = "conflict"     // the store found a write, of values or of an ID, to be built on older ones; it is done again
+	EventRetry       EventKind = "retry"        // the store is called by Op, again or since a create may have failed, with Err
 	EventTouchSaved  EventKind = "touch_saved"  // activity of a request was recent enough not to be recorded
 	EventWriteSaved  EventKind = "write_saved"  // a commit left all values as they were, and wrote nothing
 	EventStaleSet    EventKind = "stale_set"    // a Set replaced a value newer than the one read
 	EventCorrupt     EventKind = "corrupt"      // a record did not open; the request went on anonymous
 	EventTouchFailed EventKind = "touch_failed" // activity could not be recorded
 	EventLateChange  EventKind = "late_change"  // a change after the response began was lost
-	EventUnavailable EventKind = "unavailable"  // the store could not be reached
+	EventUnavailable EventKind = "unavailable"  // a session could not be loaded, signed in, renewed, or committed with its response; Err of other methods is their caller's
 	EventLarge       EventKind = "large"        // a session of over 4 KiB was stored
 	EventStaleRead   EventKind = "stale_read"   // a copy lacked what its user had written; the store was read
 	EventSwept       EventKind = "swept"        // Run removed N expired sessions, one batch of several perhaps
