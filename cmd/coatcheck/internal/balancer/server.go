@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"context"
 	"log"
 	"log/slog"
 	"net"
@@ -29,6 +30,21 @@ func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	srv.RegisterOnShutdown(fresh.close)
 	return srv
 }
+
+// Shutdown ends srv, which serves ln behind another balancer: that may have sent a change the moment before, which nobody could tell from one
+// that was done if it got no answer. [http.Server.Shutdown] drops a request whose header comes after it has begun. So ln is closed first,
+// and what comes within a quarter of a second on connections that are there is answered; then srv is shut down. It returns what
+// [http.Server.Shutdown] does, and srv.Serve a [net.ErrClosed].
+func Shutdown(ctx context.Context, srv *http.Server, ln net.Listener) error {
+	_ = ln.Close() // fails only if somebody else has closed it
+	select {
+	case <-time.After(shutdownGrace):
+	case <-ctx.Done():
+	}
+	return srv.Shutdown(ctx)
+}
+
+const shutdownGrace = 250 * time.Millisecond
 
 // freshConns are the connections that have not brought a whole header yet. [http.Server.Shutdown] waits 5 seconds for them, only to drop
 // what they bring: a browser that connects in advance, or a client that stops within its header, would hold up every shutdown.

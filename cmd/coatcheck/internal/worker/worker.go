@@ -170,7 +170,11 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 		logger.Info("draining", "server", name)
 	}
 	wait(now, c.DrainDelay)
-	return drain(now, srv, c.DrainTimeout)
+	shutdown := srv.Shutdown
+	if c.Secret == "" { // else the parent has sent nothing for a while
+		shutdown = func(ctx context.Context) error { return balancer.Shutdown(ctx, srv, ln) }
+	}
+	return drain(now, srv, shutdown, c.DrainTimeout)
 }
 
 // closing ends each connection with its answer once the worker drains. A balancer that
@@ -186,10 +190,10 @@ func closing(draining *atomic.Bool, h http.Handler) http.Handler {
 }
 
 // drain lets the requests in flight finish, until now or the timeout ends them.
-func drain(now context.Context, srv *http.Server, timeout time.Duration) error {
+func drain(now context.Context, srv *http.Server, shutdown func(context.Context) error, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(now, timeout)
 	defer cancel()
-	err := srv.Shutdown(ctx)
+	err := shutdown(ctx)
 	if now.Err() != nil {
 		return errors.Join(context.Cause(now), srv.Close())
 	}
