@@ -233,6 +233,9 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	w.Header().Set("X-Served-By", u.name)
+	if r.URL.Path == "/fails" {
+		w.WriteHeader(http.StatusBadGateway)
+	}
 	if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		echo(w, r)
 		return
@@ -292,6 +295,8 @@ func testBalancer(t *testing.T, kind string) {
 		{"WebSockets pass, and no other upgrade", upgrades},
 		{"a GET without an answer is repeated", safeIsRepeated},
 		{"a change without an answer is not", changeIsNotRepeated},
+		{"an answer of the server's is no failure of the balancer's", ownFailurePasses},
+		{"readiness is nobody's business outside", readinessIsPrivate},
 		{"a draining server gets nothing new", drainingGetsNothing},
 		{"a dead server costs nobody an answer", deadCostsNothing}, // the last, for one is dead then
 	} {
@@ -580,6 +585,25 @@ func changeIsNotRepeated(t *testing.T, s *site) {
 			t.Errorf("over %s %s was answered %s, %s: %q, %q; want 502 that says what it means", proto, method, resp.Status, unrepeatable, resp.Header.Get(unrepeatable), body)
 		}
 		s.awaitAll()
+	}
+}
+
+func ownFailurePasses(t *testing.T, s *site) {
+	resp, body := s.post("/fails", "the app's words")
+	if resp.StatusCode != http.StatusBadGateway || resp.Header.Get(unrepeatable) != "" || body != "the app's words" {
+		t.Errorf("an app's own 502 arrived as %s, %s: %q, %q", resp.Status, unrepeatable, resp.Header.Get(unrepeatable), body)
+	}
+	if n := len(s.requests("/fails")); n != 1 {
+		t.Errorf("a change that was answered 502 arrived %d times", n)
+	}
+}
+
+func readinessIsPrivate(t *testing.T, s *site) {
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		resp, body := s.send(s.client, s.request(method, s.url+"/readyz", ""))
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s /readyz from outside was answered %s %q", method, resp.Status, body)
+		}
 	}
 }
 
