@@ -36,6 +36,8 @@ type link struct {
 	close    func() error
 	// Of a store that has a schema.
 	verify, migrate func(context.Context) error
+	// warm makes connections before they are needed; nil if there is no pool of them.
+	warm func(context.Context)
 }
 
 var (
@@ -69,6 +71,10 @@ func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 			o.try = func(ctx context.Context) error {
 				if err := n.try(ctx); err != nil {
 					n.logger.Error("the session store answers, but a session could not be kept; requests with one may get 503", "store", u, "error", err)
+				} else if l.warm != nil {
+					ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+					defer cancel()
+					l.warm(ctx)
 				}
 				return nil
 			}

@@ -30,6 +30,8 @@ const (
 	// back, and sooner if nobody needs them.
 	connLifetime = 5 * time.Minute
 	connIdleTime = time.Minute
+	// warmConns is how many connections a server has before its first request.
+	warmConns = 4
 )
 
 // Settings of a connection that serves sessions. Whoever asked has long given up
@@ -302,7 +304,27 @@ func (n *network) dialSQL(ctx context.Context) (*link, error) {
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(c.silent(advised(err)), closeAll())
 	}
-	return n.guard(st, link{close: closeAll, verify: st.Verify, migrate: c.migrate})
+	return n.guard(st, link{
+		close: closeAll, verify: st.Verify, migrate: c.migrate,
+		warm: func(ctx context.Context) { warm(ctx, db, min(c.pool, warmConns)) },
+	})
+}
+
+// warm has the pool make that many connections, as far as the server lets it. The first
+// visitors of a server that was started because all were busy would wait for them, while
+// its peers that start with it sign in, too.
+func warm(ctx context.Context, db *sql.DB, n int) {
+	conns := make([]*sql.Conn, n)
+	var making sync.WaitGroup
+	for i := range conns {
+		making.Go(func() { conns[i], _ = db.Conn(ctx) }) // what fails, a request will tell
+	}
+	making.Wait()
+	for _, conn := range conns {
+		if conn != nil {
+			_ = conn.Close() // it goes back to the pool
+		}
+	}
 }
 
 // silent tells more of a server that took the connection and said nothing in time.

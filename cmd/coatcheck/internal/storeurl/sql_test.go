@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -165,6 +166,67 @@ func TestEveryCallReachesTheDatabase(t *testing.T) {
 			mustAnswer(t, prepared(t, newTable(testserver.Shared(t, kind)), storeurl.Options{}).Store)
 		})
 	}
+}
+
+// A server that is ready has connections: its first visitors must not wait for them.
+func TestReadyServerHasConnections(t *testing.T) {
+	for _, kind := range sqlKinds {
+		t.Run(kind, func(t *testing.T) {
+			for _, test := range []struct {
+				query string
+				opts  storeurl.Options
+				want  int32
+			}{
+				{"", storeurl.Options{Patient: true}, 4},
+				{"&pool=2", storeurl.Options{Patient: true}, 2},
+				{"", storeurl.Options{}, 1}, // a command that looks at the store
+			} {
+				u := parse(t, newTable(testserver.Shared(t, kind))+test.query)
+				server, err := u.Server()
+				if err != nil {
+					t.Fatal(err)
+				}
+				prepared(t, u.Raw(), storeurl.Options{}) // setting it up has a pool of its own
+				port, made := counted(t, server)
+				prepared(t, u.Via(port).Raw(), test.opts)
+				if got := made.Load(); got != test.want {
+					t.Errorf("%d connections with %q and %+v; want %d", got, test.query, test.opts, test.want)
+				}
+			}
+		})
+	}
+}
+
+// counted returns a port that leads to addr, and how many connections it has led there.
+func counted(t *testing.T, addr string) (port string, made *atomic.Int32) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	made = new(atomic.Int32)
+	go func() {
+		for {
+			client, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			made.Add(1)
+			go func() {
+				defer client.Close()
+				server, err := net.Dial("tcp", addr)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				go func() { _, _ = io.Copy(server, client); server.Close() }()
+				_, _ = io.Copy(client, server)
+			}()
+		}
+	}()
+	_, port, _ = net.SplitHostPort(ln.Addr().String())
+	return port, made
 }
 
 func TestSQLIsSetUpByManyAtOnce(t *testing.T) {
