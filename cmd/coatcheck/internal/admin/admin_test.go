@@ -51,7 +51,7 @@ func (c crowd) Start(n int) error {
 
 func (c crowd) Stop() { c.note("stop") }
 func (crowd) Status() load.Status {
-	return load.Status{State: load.Running, Shoppers: 7, Journeys: 20, SignOuts: 3, First: map[shopper.Kind]string{shopper.SignOut: "shopper-2: <nobody>"}}
+	return load.Status{State: load.Running, Shoppers: 7, Counts: shopper.Counts{Journeys: 20, SignOuts: 3}, First: map[shopper.Kind]string{shopper.SignOut: "shopper-2: <nobody>"}}
 }
 
 func (crowd) Steps() []load.Step {

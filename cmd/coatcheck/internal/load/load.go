@@ -40,17 +40,10 @@ const (
 // Status is what the shoppers have met with, since they were let in; when they have
 // left, of the last ones.
 type Status struct {
-	State            State     `json:"state"`
-	Shoppers         int       `json:"shoppers"`
-	Started          time.Time `json:"started,omitzero"`
-	Journeys         int       `json:"journeys"` // begun
-	Requests         int       `json:"requests"`
-	SignOuts         int       `json:"sign_outs"`
-	LostItems        int       `json:"lost_items"`    // pieces
-	SurplusItems     int       `json:"surplus_items"` // pieces
-	WrongUsers       int       `json:"wrong_users"`
-	FailedRequests   int       `json:"failed_requests"`
-	UnrepeatableLost int       `json:"unrepeatable_lost"` // not among the failed
+	State    State     `json:"state"`
+	Shoppers int       `json:"shoppers"`
+	Started  time.Time `json:"started,omitzero"`
+	shopper.Counts
 	// First tells the first discrepancy of each kind.
 	First map[shopper.Kind]string `json:"first,omitempty"`
 }
@@ -170,11 +163,7 @@ func (l *Load) Status() Status {
 		state = Stopped
 	}
 	r := l.crowd.Result()
-	s := Status{
-		State: state, Shoppers: r.Shoppers, Started: l.began, Journeys: r.Journeys, Requests: r.Requests,
-		SignOuts: r.SignOuts, LostItems: r.LostItems, SurplusItems: r.SurplusItems, WrongUsers: r.WrongUsers,
-		FailedRequests: r.FailedRequests, UnrepeatableLost: r.UnrepeatableLost,
-	}
+	s := Status{State: state, Shoppers: r.Shoppers, Started: l.began, Counts: r.Counts}
 	for k, ex := range r.First {
 		if s.First == nil {
 			s.First = make(map[shopper.Kind]string)

@@ -19,7 +19,8 @@ func sample(mode Mode, signOuts int) *Result {
 	r := &Result{
 		Sessions: mode, Store: "sqlite:<b>", Seconds: 3, Kills: 1, Settings: Settings{Workers: 2, Kills: 1}, Flawless: signOuts == 0,
 		Result: &shopper.Result{
-			Shoppers: 5, Seed: 7, Journeys: 5, Requests: 60, SignOuts: signOuts, UnrepeatableLost: 1,
+			Shoppers: 5, Seed: 7,
+			Counts:  shopper.Counts{Journeys: 5, Requests: 60, SignOuts: signOuts, UnrepeatableLost: 1},
 			Servers: map[string]int{"worker-1": 40, "worker-2": 20}, Latency: shopper.Latency{P50: time.Millisecond, P99: 9 * time.Millisecond, Max: time.Second},
 			First: map[shopper.Kind]shopper.Example{shopper.Unrepeatable: {Shopper: "shopper-1", What: "POST <cart>", Trace: []string{"GET / & more"}}},
 		},

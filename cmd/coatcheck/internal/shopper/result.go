@@ -37,23 +37,27 @@ var kinds = []Kind{SignOut, LostItem, SurplusItem, WrongUser, FailedRequest, Unr
 
 // Result is what shoppers met with.
 type Result struct {
-	Shoppers    int    `json:"shoppers"`
-	Seed        uint64 `json:"seed"`
-	Journeys    int    `json:"journeys"`    // begun
-	Interrupted int    `json:"interrupted"` // journeys in which any of the following was noticed
-	Requests    int    `json:"requests"`
+	Shoppers int    `json:"shoppers"`
+	Seed     uint64 `json:"seed"`
+	Counts
+	Interrupted  int `json:"interrupted"`   // journeys in which any of these was noticed
+	SlowRequests int `json:"slow_requests"` // of all
 
+	Latency Latency          `json:"latency"`
+	Servers map[string]int   `json:"servers"` // requests answered, by X-Served-By
+	First   map[Kind]Example `json:"first,omitempty"`
+}
+
+// Counts are how much shoppers did, and what they noticed.
+type Counts struct {
+	Journeys         int `json:"journeys"` // begun
+	Requests         int `json:"requests"`
 	SignOuts         int `json:"sign_outs"`
 	LostItems        int `json:"lost_items"`    // pieces
 	SurplusItems     int `json:"surplus_items"` // pieces
 	WrongUsers       int `json:"wrong_users"`
 	FailedRequests   int `json:"failed_requests"`
 	UnrepeatableLost int `json:"unrepeatable_lost"` // not among the failed
-	SlowRequests     int `json:"slow_requests"`     // of all
-
-	Latency Latency          `json:"latency"`
-	Servers map[string]int   `json:"servers"` // requests answered, by X-Served-By
-	First   map[Kind]Example `json:"first,omitempty"`
 }
 
 // Example is one discrepancy in full.
