@@ -72,9 +72,7 @@ func (c *sqlURL) open(size int, limits map[string]string) *sql.DB {
 	if c.kind == postgres {
 		connect = c.postgresConnect
 	}
-	db := sql.OpenDB(newConnector(c, connect(limits)))
-	db.SetMaxOpenConns(size)
-	db.SetMaxIdleConns(size)
+	db := openPool(newConnector(c, connect(limits)), size)
 	db.SetConnMaxLifetime(connLifetime)
 	db.SetConnMaxIdleTime(connIdleTime)
 	return db
@@ -314,16 +312,12 @@ func (n *network) dialSQL(ctx context.Context) (*link, error) {
 // visitors of a server that was started because all were busy would wait for them, while
 // its peers that start with it sign in, too.
 func warm(ctx context.Context, db *sql.DB, n int) {
-	conns := make([]*sql.Conn, n)
-	var making sync.WaitGroup
-	for i := range conns {
-		making.Go(func() { conns[i], _ = db.Conn(ctx) }) // what fails, a request will tell
-	}
-	making.Wait()
-	for _, conn := range conns {
-		if conn != nil {
-			_ = conn.Close() // it goes back to the pool
+	for range n {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return // a request will tell
 		}
+		defer conn.Close() // then it goes back to the pool
 	}
 }
 
