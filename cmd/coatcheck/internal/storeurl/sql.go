@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,7 +102,9 @@ func (c *sqlURL) postgresConnect(limits map[string]string) connectFunc {
 	if len(hosts) > 1 {
 		attrs = "read-write"
 	}
-	// The rest is set below: what the text does not say, the environment would.
+	// The rest is set below: what the text does not say, the environment would. Of a
+	// service pgx asks that alone.
+	_ = os.Unsetenv("PGSERVICE") // fails on no name that is one
 	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=x dbname=x sslmode=disable sslrootcert='' sslcert='' sslkey='' passfile='' target_session_attrs=%s",
 		strings.Join(hosts, ","), strings.Join(ports, ","), attrs))
 	if err != nil {

@@ -168,6 +168,19 @@ func TestEveryCallReachesTheDatabase(t *testing.T) {
 	}
 }
 
+// The URL says all: what the environment has for other programs does not count.
+func TestEnvironmentDoesNotCount(t *testing.T) {
+	u := newTable(testserver.Shared(t, "postgres"))
+	for name, value := range map[string]string{
+		"PGSERVICE": "nowhere", "PGHOST": "192.0.2.1", "PGPORT": "1", "PGUSER": "nobody", "PGPASSWORD": "wrong",
+		"PGDATABASE": "nothing", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/nowhere", "PGPASSFILE": "/nowhere",
+		"PGTARGETSESSIONATTRS": "standby", "PGAPPNAME": "other", "PGOPTIONS": "-c search_path=nowhere",
+	} {
+		t.Setenv(name, value)
+	}
+	mustAnswer(t, prepared(t, u, storeurl.Options{}).Store)
+}
+
 // A server that is ready has connections: its first visitors must not wait for them.
 func TestReadyServerHasConnections(t *testing.T) {
 	for _, kind := range sqlKinds {
