@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,15 +90,12 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 func (c *connector) takeSpare() driver.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.spares) > 0 {
-		last := c.spares[len(c.spares)-1]
-		c.spares = c.spares[:len(c.spares)-1]
-		if time.Since(last.made) < spareAge {
-			return last.Conn
-		}
-		go last.Close() // which may take the time of a round trip
+	if len(c.spares) == 0 {
+		return nil
 	}
-	return nil
+	last := c.spares[len(c.spares)-1]
+	c.spares = c.spares[:len(c.spares)-1]
+	return last.Conn
 }
 
 func (c *connector) keepSpare(conn driver.Conn) {
@@ -108,6 +106,20 @@ func (c *connector) keepSpare(conn driver.Conn) {
 		return
 	}
 	c.spares = append(c.spares, spare{conn, time.Now()})
+	time.AfterFunc(spareAge, c.dropOld)
+}
+
+// dropOld closes the spare connections that nobody has needed.
+func (c *connector) dropOld() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spares = slices.DeleteFunc(c.spares, func(s spare) bool {
+		old := time.Since(s.made) >= spareAge
+		if old {
+			go s.Close() // which may take the time of a round trip
+		}
+		return old
+	})
 }
 
 // Close implements [io.Closer], for [database/sql.DB.Close].

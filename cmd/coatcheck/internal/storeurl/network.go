@@ -63,7 +63,7 @@ const (
 func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 	n := &network{url: u, logger: opts.Logger, connected: make(chan struct{})}
 	o := &Opened{Store: n, network: n}
-	err := n.connect(ctx, nil)
+	err := n.connect(ctx, opts.frozen())
 	if err == nil {
 		l := n.link.Load()
 		o.close, o.verify, o.migrate, o.try = l.close, l.verify, l.migrate, n.try
@@ -102,6 +102,23 @@ func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 		return nil
 	}
 	return o, nil
+}
+
+// frozen returns what a patient server does before it relies on a store that it could sign
+// in to: it looks whether that still answers. What it answers is looked at later.
+func (o Options) frozen() func(context.Context, *link) error {
+	if !o.Patient {
+		return nil
+	}
+	return func(ctx context.Context, l *link) error {
+		if l.verify == nil {
+			return nil
+		}
+		if err := l.verify(ctx); errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return nil
+	}
 }
 
 // connect is one attempt. prepare, if not nil, is done before anybody uses the
@@ -178,6 +195,9 @@ func (n *network) keepTrying(ctx context.Context, first error, verifyOnly bool) 
 		migrated, err := setUp(ctx, l.verify, l.migrate, verifyOnly)
 		if migrated {
 			n.logger.Info("set up the session store", "store", n.url)
+		}
+		if err == nil && l.warm != nil {
+			l.warm(ctx)
 		}
 		return err
 	}

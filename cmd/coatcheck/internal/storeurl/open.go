@@ -169,6 +169,12 @@ func makeCache(dir string) error {
 // instead. Then it makes sure that a session can be kept, for what a server's user
 // may not do comes to light only then.
 func (o *Opened) Prepare(ctx context.Context, verifyOnly bool) (migrated bool, err error) {
+	if o.network != nil {
+		slow := time.AfterFunc(verifyTimeout/2, func() {
+			o.network.logger.Warn("the session store is still being set up: something there holds a lock, or it does not answer", "store", o.network.url)
+		})
+		defer slow.Stop()
+	}
 	migrated, err = setUp(ctx, o.verify, o.migrate, verifyOnly)
 	if err != nil || o.try == nil {
 		return migrated, err
@@ -195,7 +201,7 @@ func setUp(ctx context.Context, verify, migrate func(context.Context) error, ver
 	if verify == nil {
 		return false, nil
 	}
-	problem := verify(ctx)
+	problem := bounded(ctx, verify)
 	if problem == nil {
 		return false, nil
 	}
@@ -205,10 +211,20 @@ func setUp(ctx context.Context, verify, migrate func(context.Context) error, ver
 	if err := migrate(ctx); err != nil {
 		return false, fmt.Errorf("set up the session store: %w", inOurWords(err))
 	}
-	if err := verify(ctx); err != nil { // what it found was no matter of the schema's version
+	if err := bounded(ctx, verify); err != nil { // what it found was no matter of the schema's version
 		return false, fmt.Errorf("the session store is not ready: %w", inOurWords(err))
 	}
 	return true, nil
+}
+
+// verifyTimeout bounds a look at the schema: a server that froze after the sign-in would
+// have it take for ever.
+const verifyTimeout = 10 * time.Second
+
+func bounded(ctx context.Context, verify func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
+	defer cancel()
+	return verify(ctx)
 }
 
 // inOurWords adds what in the command are the functions that package sqlstore

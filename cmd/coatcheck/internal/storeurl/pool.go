@@ -20,31 +20,43 @@ type pool struct {
 
 	mu     sync.Mutex
 	making int
+	limit  int
 }
 
 // openPool returns a pool of at most size connections.
 func openPool(c *connector, size int) *sql.DB {
 	p := &pool{connector: c, size: size}
 	p.db = sql.OpenDB(p)
-	p.made(0)
+	p.allow(min(size, dialsAtOnce))
 	return p.db
 }
 
 // Connect implements [driver.Connector].
 func (p *pool) Connect(ctx context.Context) (driver.Conn, error) {
-	p.made(+1)
-	defer p.made(-1)
+	p.mu.Lock()
+	p.making++
+	// Some may have broken since. Not more: the pool has counted others already that are
+	// about to be made.
+	p.allow(min(p.limit, p.suitable()))
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.making--
+		p.allow(p.suitable())
+	}()
 	return p.connector.Connect(ctx)
 }
 
-// made notes that so many more connections are being made, and sets the limit: a few more
-// than there are, and none that would have the pool close one.
-func (p *pool) made(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.making += n
+// suitable returns a few more than there are, and at least what keeps the pool from closing
+// one.
+func (p *pool) suitable() int {
 	open := p.db.Stats().OpenConnections // with those being made
-	limit := min(p.size, max(open, open-p.making+dialsAtOnce))
-	p.db.SetMaxOpenConns(limit)
-	p.db.SetMaxIdleConns(limit)
+	return min(p.size, max(open, open-p.making+dialsAtOnce))
+}
+
+func (p *pool) allow(n int) {
+	p.limit = n
+	p.db.SetMaxOpenConns(n)
+	p.db.SetMaxIdleConns(n)
 }

@@ -84,6 +84,7 @@ func TestFewConnectionsComeBackAtOnce(t *testing.T) {
 			time.Sleep(slow)
 			return &breakableConn{broken: &broken}, nil
 		}), size)
+		defer time.Sleep(2 * slow) // for those that are being made still
 		defer db.Close()
 		warm(t.Context(), db, size)
 		broken.Store(true)

@@ -102,15 +102,15 @@ func (c *sqlURL) postgresConnect(limits map[string]string) connectFunc {
 	if len(hosts) > 1 {
 		attrs = "read-write"
 	}
-	// The rest is set below: what the text does not say, the environment would. Of a
-	// service pgx asks that alone.
-	_ = os.Unsetenv("PGSERVICE") // fails on no name that is one
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=x dbname=x sslmode=disable sslrootcert='' sslcert='' sslkey='' passfile='' target_session_attrs=%s",
+	// The rest is set below. What the text does not say, the environment would.
+	forgetEnvironment()
+	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%s user=x dbname=x sslmode=disable passfile='' target_session_attrs=%s",
 		strings.Join(hosts, ","), strings.Join(ports, ","), attrs))
 	if err != nil {
 		return func(context.Context) (driver.Conn, error) { return nil, err }
 	}
 	cfg.User, cfg.Password, cfg.Database = c.user, c.password, c.database
+	cfg.ConnectTimeout = dialLimit / time.Duration(len(c.hosts)) // for each, or one that says nothing would take all of it
 	cfg.RuntimeParams = map[string]string{"application_name": "coatcheck"}
 	for k, v := range limits {
 		cfg.RuntimeParams[k] = v
@@ -123,6 +123,16 @@ func (c *sqlURL) postgresConnect(limits map[string]string) connectFunc {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	return stdlib.GetConnector(*cfg).Connect
+}
+
+// forgetEnvironment removes what other programs of PostgreSQL are told by the
+// environment, and pgx would be: a store URL says all.
+func forgetEnvironment() {
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "PG") {
+			_ = os.Unsetenv(name) // fails only on what is no name
+		}
+	}
 }
 
 func (c *sqlURL) mysqlConnect(limits map[string]string) connectFunc {

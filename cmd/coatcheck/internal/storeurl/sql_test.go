@@ -1,6 +1,7 @@
 package storeurl_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -174,7 +175,7 @@ func TestEnvironmentDoesNotCount(t *testing.T) {
 	for name, value := range map[string]string{
 		"PGSERVICE": "nowhere", "PGHOST": "192.0.2.1", "PGPORT": "1", "PGUSER": "nobody", "PGPASSWORD": "wrong",
 		"PGDATABASE": "nothing", "PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/nowhere", "PGPASSFILE": "/nowhere",
-		"PGTARGETSESSIONATTRS": "standby", "PGAPPNAME": "other", "PGOPTIONS": "-c search_path=nowhere",
+		"PGTARGETSESSIONATTRS": "standby", "PGCONNECT_TIMEOUT": "x", "PGREQUIREAUTH": "none", "PGAPPNAME": "other", "PGOPTIONS": "-c search_path=nowhere",
 	} {
 		t.Setenv(name, value)
 	}
@@ -200,9 +201,9 @@ func TestReadyServerHasConnections(t *testing.T) {
 					t.Fatal(err)
 				}
 				prepared(t, u.Raw(), storeurl.Options{}) // setting it up has a pool of its own
-				port, made := counted(t, server)
-				prepared(t, u.Via(port).Raw(), test.opts)
-				if got := made.Load(); got != test.want {
+				on := newRelay(t, server)
+				prepared(t, u.Via(on.port).Raw(), test.opts)
+				if got := on.made.Load(); got != test.want {
 					t.Errorf("%d connections with %q and %+v; want %d", got, test.query, test.opts, test.want)
 				}
 			}
@@ -210,22 +211,79 @@ func TestReadyServerHasConnections(t *testing.T) {
 	}
 }
 
-// counted returns a port that leads to addr, and how many connections it has led there.
-func counted(t *testing.T, addr string) (port string, made *atomic.Int32) {
+// A server that freezes after the sign-in, as a machine does that is being moved, is one
+// that is away.
+func TestPatientServerNoticesADatabaseThatFreezes(t *testing.T) {
+	for _, kind := range sqlKinds {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			u := parse(t, newTable(testserver.Shared(t, kind)))
+			server, err := u.Server()
+			if err != nil {
+				t.Fatal(err)
+			}
+			on := newRelay(t, server)
+			on.freezeAt("storeurl_") // the table
+			log := new(lines)
+			o, err := u.Via(on.port).Open(t.Context(), storeurl.Options{Create: true, Patient: true, Logger: slog.New(slog.NewTextHandler(log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.Close()
+			if _, err := o.Prepare(t.Context(), false); err != nil {
+				t.Errorf("Prepare = %v: a worker that starts during an outage must serve", err)
+			}
+			if got := o.State().Breaker; got != "connecting" {
+				t.Errorf("the circuit is %s", got)
+			}
+			if log.count("cannot be reached") != 1 {
+				t.Error("nobody is told")
+			}
+			on.freezeAt("")
+			await(t, "the store is connected", func() bool { return o.State().Breaker == "closed" })
+			mustAnswer(t, o.Store)
+		})
+	}
+}
+
+// relay is a port that leads to a server.
+type relay struct {
+	port string
+	made atomic.Int32 // connections
+
+	mu     sync.Mutex
+	freeze string
+}
+
+// freezeAt has each connection say nothing any more once the client's words contain text,
+// unless it is "".
+func (r *relay) freezeAt(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.freeze = text
+}
+
+func (r *relay) frozen(said []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.freeze != "" && bytes.Contains(said, []byte(r.freeze))
+}
+
+func newRelay(t *testing.T, addr string) *relay {
 	t.Helper()
+	r := new(relay)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	made = new(atomic.Int32)
 	go func() {
 		for {
 			client, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			made.Add(1)
+			r.made.Add(1)
 			go func() {
 				defer client.Close()
 				server, err := net.Dial("tcp", addr)
@@ -233,13 +291,22 @@ func counted(t *testing.T, addr string) (port string, made *atomic.Int32) {
 					return
 				}
 				defer server.Close()
-				go func() { _, _ = io.Copy(server, client); server.Close() }()
-				_, _ = io.Copy(client, server)
+				go func() { _, _ = io.Copy(client, server) }()
+				buf := make([]byte, 64<<10)
+				for frozen := false; ; {
+					n, err := client.Read(buf)
+					if err != nil {
+						return
+					}
+					if frozen = frozen || r.frozen(buf[:n]); !frozen {
+						_, _ = server.Write(buf[:n])
+					}
+				}
 			}()
 		}
 	}()
-	_, port, _ = net.SplitHostPort(ln.Addr().String())
-	return port, made
+	_, r.port, _ = net.SplitHostPort(ln.Addr().String())
+	return r
 }
 
 func TestSQLIsSetUpByManyAtOnce(t *testing.T) {
@@ -534,6 +601,22 @@ func TestPrimaryIsFound(t *testing.T) {
 	if err := o.Store.Create(t.Context(), store.Key{1}, record(time.Now())); err != nil {
 		t.Error(err)
 	}
+}
+
+// Of several hosts one that says nothing, or has vanished, leaves time for the next.
+func TestHostThatSaysNothingIsPassedOver(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s := testserver.Shared(t, "postgres")
+	u := parse(t, newTable(s))
+	addr, err := u.Server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAnswer(t, prepared(t, strings.Replace(u.Raw(), addr, ln.Addr().String()+","+addr, 1)+"&pool=1", storeurl.Options{}).Store)
 }
 
 // A server that takes connections and says nothing costs whoever opens the store
