@@ -43,7 +43,7 @@ const (
 // Kinds of events that count.
 const (
 	EventConflict    EventKind = "conflict"     // the store found a write, of values or of an ID, to be built on older ones; it is done again
-	EventRetry       EventKind = "retry"        // the store is called by Op, again or since a create may have failed, with Err
+	EventRetry       EventKind = "retry"        // the store is called, by Op, since a call before failed with Err
 	EventTouchSaved  EventKind = "touch_saved"  // activity of a request was recent enough not to be recorded
 	EventWriteSaved  EventKind = "write_saved"  // a commit left all values as they were, and wrote nothing
 	EventStaleSet    EventKind = "stale_set"    // a Set replaced a value newer than the one read

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -123,14 +124,19 @@ func (r *readiness) askStore(ctx context.Context) string {
 func (r *readiness) ping(ctx context.Context, answered chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, readinessTimeout)
 	defer cancel()
-	said := "ok"
-	if err := r.m.Ping(ctx); err != nil {
-		said = "unavailable"
+	said := "unavailable"
+	defer func() {
+		if v := recover(); v != nil { // as in a handler, one request's failure is not the process's
+			r.m.log().ErrorContext(ctx, "session: the store panicked when it was pinged", "panic", v, "stack", string(debug.Stack()))
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.store = said
+		close(answered)
+	}()
+	if r.m.Ping(ctx) == nil {
+		said = "ok"
 	}
-	r.mu.Lock()
-	r.store = said
-	r.mu.Unlock()
-	close(answered)
 }
 
 func ended(c <-chan struct{}) bool {
