@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log"
@@ -33,12 +34,30 @@ const maxScrapes = 4
 // Handler answers each request with what g has. What it cannot have is logged and left
 // out.
 func Handler(g prometheus.Gatherer, logger *slog.Logger) http.Handler {
-	return promhttp.HandlerFor(g, promhttp.HandlerOpts{
+	h := promhttp.HandlerFor(g, promhttp.HandlerOpts{
 		ErrorLog:            errorLog{logger},
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: maxScrapes,
 	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := answer{header: w.Header(), status: http.StatusOK}
+		h.ServeHTTP(&a, r)
+		w.WriteHeader(a.status)
+		_, _ = a.body.WriteTo(w) // an error is the client's going
+	})
 }
+
+// answer is one that is kept until it is whole: who reads slowly, or not at all, keeps
+// nobody else from scraping.
+type answer struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 type errorLog struct{ logger *slog.Logger }
 

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -268,6 +269,38 @@ func TestWorkersThatDoNotAnswerAreLeftOut(t *testing.T) {
 	if len(got) != 3 {
 		t.Errorf("what does not answer tells something: %v", got)
 	}
+}
+
+// deaf is a client that never reads: what is written to it waits.
+type deaf struct {
+	*httptest.ResponseRecorder
+	waits, released chan struct{}
+}
+
+func (d *deaf) Write(b []byte) (int, error) {
+	d.waits <- struct{}{}
+	<-d.released
+	return len(b), nil
+}
+
+// Clients that ask and never read keep nobody else from scraping.
+func TestClientsThatNeverReadAreNoHindrance(t *testing.T) {
+	h := metrics.Handler(metrics.New(), slog.New(slog.DiscardHandler))
+	waits, released := make(chan struct{}), make(chan struct{})
+	var clients sync.WaitGroup
+	for range 10 {
+		clients.Go(func() {
+			h.ServeHTTP(&deaf{httptest.NewRecorder(), waits, released}, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		})
+		<-waits
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "go_goroutines") {
+		t.Errorf("a scrape beside ten of them was answered %d: %.100q", w.Code, w.Body)
+	}
+	close(released)
+	clients.Wait()
 }
 
 func TestAddress(t *testing.T) {
