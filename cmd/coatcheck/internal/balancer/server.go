@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"log"
 	"log/slog"
 	"net"
@@ -33,16 +34,24 @@ func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 
 // Shutdown ends srv, which serves ln behind another balancer: that may have sent a change the moment before, which nobody could tell from one
 // that was done if it got no answer. [http.Server.Shutdown] drops a request whose header comes after it has begun. So ln is closed first,
-// and what comes within a quarter of a second on connections that are there is answered; then srv is shut down. It returns what
+// and what comes within a quarter of a second on connections that srv has accepted is answered; then srv is shut down. It returns what
 // [http.Server.Shutdown] does, and srv.Serve a [net.ErrClosed].
 func Shutdown(ctx context.Context, srv *http.Server, ln net.Listener) error {
+	stopQueue(ln)
 	_ = ln.Close() // fails only if somebody else has closed it
 	select {
 	case <-time.After(shutdownGrace):
 	case <-ctx.Done():
 	}
-	return srv.Shutdown(ctx)
+	err := srv.Shutdown(ctx)
+	if errors.Is(err, net.ErrClosed) { // srv had not noticed yet, and closed ln again
+		return nil
+	}
+	return err
 }
+
+// queueGrace is the time in which srv accepts the connections that the kernel has taken for it. Those that are left when ln is closed are reset.
+const queueGrace = 30 * time.Millisecond
 
 const shutdownGrace = 250 * time.Millisecond
 

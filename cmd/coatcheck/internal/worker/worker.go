@@ -171,7 +171,7 @@ func Run(polite, now context.Context, c Config, app App, logger *slog.Logger, re
 	}
 	wait(now, c.DrainDelay)
 	shutdown := srv.Shutdown
-	if c.Secret == "" { // else the parent has sent nothing for a while
+	if c.Secret == "" { // else the parent sends nothing any more
 		shutdown = func(ctx context.Context) error { return balancer.Shutdown(ctx, srv, ln) }
 	}
 	return drain(now, srv, shutdown, c.DrainTimeout)
@@ -201,6 +201,9 @@ func drain(now context.Context, srv *http.Server, shutdown func(context.Context)
 		return nil
 	}
 	closeErr := srv.Close()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return errors.Join(err, closeErr)
+	}
 	return errors.Join(fmt.Errorf("requests were still in flight %v after the stop began, and were cut off", timeout), closeErr)
 }
 

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -209,6 +210,46 @@ func TestDrainClosesConnectionsAfterTheirAnswers(t *testing.T) {
 	}
 	r.kill()
 	<-r.result
+}
+
+// A balancer that does not know yet may have sent a change on a connection that it has just
+// opened.
+func TestWhatComesAsTheWorkerStopsIsAnswered(t *testing.T) {
+	// There is a quarter of a second for it, which a busy machine may take longer than.
+	for range 20 {
+		if answeredAsItStops(t) {
+			return
+		}
+	}
+	t.Error("20 workers that stopped answered nothing that came on a connection they had accepted")
+}
+
+func answeredAsItStops(t *testing.T) bool {
+	r := run(t, worker.Config{}, newApp())
+	addr := strings.TrimPrefix(r.URL, "http://")
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	get(t, r.URL+"/readyz") // so it has accepted the one before
+	r.stop()
+	for {
+		another, err := net.DialTimeout("tcp", addr, 20*time.Millisecond)
+		if err != nil { // refused, or not even that
+			break
+		}
+		another.Close()
+	}
+	_, _ = io.WriteString(conn, "POST /visit HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 0\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err == nil {
+		resp.Body.Close()
+	}
+	if err := <-r.result; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	return err == nil && resp.StatusCode == http.StatusOK && resp.Close
 }
 
 func TestDrainIsBoundedAndSaysWhatItCut(t *testing.T) {

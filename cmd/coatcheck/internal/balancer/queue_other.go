@@ -1,0 +1,7 @@
+//go:build !linux
+
+package balancer
+
+import "net"
+
+func stopQueue(net.Listener) {}
