@@ -600,9 +600,11 @@ func ownFailurePasses(t *testing.T, s *site) {
 
 func readinessIsPrivate(t *testing.T, s *site) {
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
-		resp, body := s.send(s.client, s.request(method, s.url+"/readyz", ""))
-		if resp.StatusCode != http.StatusNotFound {
-			t.Errorf("%s /readyz from outside was answered %s %q", method, resp.Status, body)
+		for _, path := range []string{"/readyz", "/%72eadyz", "/readyz?a"} { // the servers decode the path
+			resp, body := s.send(s.client, s.request(method, s.url+path, ""))
+			if resp.StatusCode != http.StatusNotFound {
+				t.Errorf("%s %s from outside was answered %s %q", method, path, resp.Status, body)
+			}
 		}
 	}
 }
@@ -675,8 +677,24 @@ func TestClientsKeepTheirAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(string(b), "v4v6") || strings.Contains(string(b), "ipv6only=off") {
-			t.Errorf("%s has a socket of IPv6 that takes IPv4, too", file)
+		sockets := 0
+		for line := range strings.Lines(string(b)) {
+			of6 := false
+			switch line = strings.TrimSpace(line); {
+			case strings.HasPrefix(line, "listen [::]"): // of IPv6 alone, unless that is turned off
+				of6 = !strings.Contains(line, "ipv6only=off")
+			case strings.HasPrefix(line, "bind :::"):
+				of6 = strings.Contains(line, "v6only") && !strings.Contains(line, "v4v6")
+			default:
+				continue
+			}
+			sockets++
+			if !of6 {
+				t.Errorf("%s: %s takes IPv4, too", file, line)
+			}
+		}
+		if sockets == 0 {
+			t.Errorf("%s has no socket of IPv6", file)
 		}
 	}
 }

@@ -131,6 +131,7 @@ type witness struct {
 	by     map[string]int // requests answered, by server
 	faults []shopper.Request
 	deaths []death
+	drains []death // of those whose balancer does not ask whether they drain
 
 	// For Caddy before 2.11.3, which gives the next server of a change whose first one
 	// refused the connection all but its body, and then cannot tell what that did; and
@@ -160,7 +161,7 @@ func (w *witness) under(r shopper.Request, is func(death) bool) bool {
 		over := d.over
 		if w.lenient && r.Method == http.MethodPost {
 			over = d.replaced
-			if r.Status == http.StatusServiceUnavailable {
+			if r.Status == http.StatusServiceUnavailable { // and a GET waits
 				over = over.Add(time.Second) // the Caddyfile's fail_duration
 			}
 		}
@@ -175,8 +176,12 @@ func (w *witness) judge() (unexcused []shopper.Request, cut int) {
 	for _, r := range w.faults {
 		switch {
 		// What had reached a server, nobody can send again.
-		case (r.Fault == shopper.Unrepeatable || w.lenient && r.Status == http.StatusServiceUnavailable && r.Server == "") &&
+		case (r.Fault == shopper.Unrepeatable || w.lenient && r.Method == http.MethodPost && r.Status == http.StatusServiceUnavailable) &&
 			w.under(r, func(death) bool { return true }):
+		// Nor what waited to be accepted when a server that drained closed its port.
+		case r.Fault == shopper.Unrepeatable && slices.ContainsFunc(w.drains, func(d death) bool {
+			return r.Start.Before(d.over) && r.Start.Add(r.Took).After(d.begin)
+		}):
 		// Nor can an answer be begun anew of which the visitor has a part: a page is more
 		// than one write of its server.
 		case r.Method == http.MethodGet && r.Status == http.StatusOK && w.under(r, func(d death) bool { return d.server == r.Server }):
@@ -252,7 +257,7 @@ func testBehind(t *testing.T, kind string) {
 			uptest.Await(t, s.name+" answers shoppers", func() bool { return w.answered(s.name) > 10 })
 		}
 	}
-	kill := func(places ...*served) {
+	replace := func(places ...*served) {
 		t.Helper()
 		var deaths []death
 		for _, s := range places {
@@ -270,18 +275,30 @@ func testBehind(t *testing.T, kind string) {
 		w.mu.Lock()
 		w.deaths = append(w.deaths, deaths...)
 		w.mu.Unlock()
+	}
+	kill := func(places ...*served) {
+		t.Helper()
+		replace(places...)
 		inUse(places...)
 	}
 	inUse(places...)
 	for round := range 2 {
 		kill(places[rng.IntN(3)])
-		// The worst that can be: the balancer has just seen one server fail when the
-		// others die.
+		// The worst that can be: a server is back, and the balancer has just seen it fail
+		// when the others die.
 		last := rng.IntN(3)
-		kill(places[last])
+		replace(places[last])
 		kill(places[(last+1)%3], places[(last+2)%3])
+		inUse(places...)
 		drained := places[(last+round)%3]
+		d := death{server: drained.name, begin: time.Now()}
 		drained.drain()
+		if kind == "nginx" { // which goes on sending until the port is closed
+			d.over = time.Now()
+			w.mu.Lock()
+			w.drains = append(w.drains, d)
+			w.mu.Unlock()
+		}
 		if !drained.start() {
 			t.Fatalf("%s did not start again: %s", drained.addr, drained.said)
 		}
