@@ -93,6 +93,12 @@ func (c *proveCommand) Validate() error {
 		}
 		c.config.Workers, c.config.ScaleTo, c.config.Autoscale = lo, 0, &scaling
 	}
+	switch external := c.config.Sessions == prove.External; {
+	case c.Compare && !external:
+		return errors.New("--compare runs the experiment with all kinds of sessions: leave --sessions out")
+	case c.Store != "" && !external:
+		return fmt.Errorf("--sessions %s keeps sessions in memory: leave --store out", c.Sessions)
+	}
 	if c.Store != "" {
 		u, err := storeurl.Parse(c.Store)
 		if err != nil {
@@ -117,11 +123,11 @@ func (c *proveCommand) Run(p *printer) error {
 	if c.config.Seed == 0 {
 		c.config.Seed = rand.Uint64N(1<<53-1) + 1 // which JSON's readers keep
 	}
-	report, err := create("--report", c.Report)
+	report, err := open("--report", c.Report, 0)
 	if err != nil {
 		return err
 	}
-	log, err := create("--log", c.Log)
+	log, err := open("--log", c.Log, os.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -133,11 +139,19 @@ func (c *proveCommand) Run(p *printer) error {
 	if c.Compare {
 		modes = []prove.Mode{prove.External, prove.Sticky, prove.Local}
 	}
-	where := "a SQLite file of their own"
-	if c.Store != "" {
-		where = c.config.Store.String()
+	where := "shared sessions in a SQLite file of their own"
+	switch {
+	case c.config.Sessions == prove.Sticky:
+		where = "sessions in the memory of each server, behind a sticky balancer"
+	case c.config.Sessions == prove.Local:
+		where = "sessions in the memory of each server"
+	case c.Store != "":
+		where = "shared sessions in " + c.config.Store.String()
 	}
-	_, _ = fmt.Fprintf(p.stderr, "coatcheck: about %d shoppers at once for %v, seed %d, shared sessions in %s\n", c.Shoppers, c.Duration, c.config.Seed, where)
+	if c.Compare {
+		where += ", then in memory"
+	}
+	_, _ = fmt.Fprintf(p.stderr, "coatcheck: about %d shoppers at once for %v, seed %d, %s\n", c.Shoppers, c.Duration, c.config.Seed, where)
 	var results []*prove.Result
 	for _, mode := range modes {
 		config := c.config
@@ -157,10 +171,13 @@ func (c *proveCommand) Run(p *printer) error {
 		}
 	}
 	if len(results) == 0 {
-		return err
+		return errors.Join(err, abandon(report))
 	}
 	if report != nil {
-		_, wErr := report.Write(prove.Page(results))
+		wErr := report.Truncate(0)
+		if wErr == nil || !regular(report) {
+			_, wErr = report.Write(prove.Page(results))
+		}
 		if wErr = errors.Join(wErr, report.Close()); wErr != nil {
 			err = errors.Join(err, fmt.Errorf("--report: %w", wErr))
 		}
@@ -183,12 +200,36 @@ func (c *proveCommand) Run(p *printer) error {
 	return nil
 }
 
-// create makes the file of a flag; none if it is not given.
-func create(flag, name string) (*os.File, error) {
+// regular reports whether f is a file, and no pipe or terminal.
+func regular(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
+// abandon closes a report that there is nothing to write to, and removes it if it was empty
+// before, too.
+func abandon(report *os.File) error {
+	if report == nil {
+		return nil
+	}
+	info, err := report.Stat()
+	err = errors.Join(err, report.Close())
+	if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		err = os.Remove(report.Name())
+	}
+	if err != nil {
+		return fmt.Errorf("--report: %w", err)
+	}
+	return nil
+}
+
+// open opens the file of a flag for writing, and makes it if need be; none if the flag is not
+// given.
+func open(flag, name string, how int) (*os.File, error) {
 	if name == "" {
 		return nil, nil
 	}
-	f, err := os.Create(name)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|how, 0o666)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}

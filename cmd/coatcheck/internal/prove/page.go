@@ -35,8 +35,9 @@ func Page(results []*Result) []byte {
 		Sections []section
 		Compared bool
 		Seed     uint64
+		Flags    string
 		Notes    string
-	}{sections, len(results) > 1, results[0].Seed, notes})
+	}{sections, len(results) > 1, results[0].Seed, results[0].Settings.flags(), notes})
 	return b.Bytes()
 }
 
@@ -65,7 +66,8 @@ type chart struct {
 	Width, Height int
 	Plots         []plot
 	Marks         []mark
-	Bands         []band // times in which the store was down
+	Bands         []band // times in which the store was down, or slow
+	Down, Slow    bool   // there are such
 	Ticks         []tick // of the seconds
 }
 
@@ -91,6 +93,7 @@ type bar struct{ X, Y, W, H float64 }
 
 type band struct {
 	X, W  float64
+	Class string
 	Title string
 }
 
@@ -225,7 +228,13 @@ func newChart(r *Result) chart {
 		}
 	}
 	for _, o := range r.Outages {
-		c.Bands = append(c.Bands, band{x(o.From), max(1, x(o.To)-x(o.From)), fmt.Sprintf("%.1f s: the store was down until %.1f s", o.From, o.To)})
+		c.Bands = append(c.Bands, band{x(o.From), max(1, x(o.To)-x(o.From)), "down", fmt.Sprintf("%.1f s: the store was down until %.1f s", o.From, o.To)})
+	}
+	c.Down = len(r.Outages) > 0
+	if r.Settings.Slow > 0 && r.Sessions == External {
+		from, to := slowBegins*r.Settings.Duration, slowEnds*r.Settings.Duration
+		c.Slow = true
+		c.Bands = append(c.Bands, band{x(from), x(to) - x(from), "slow", fmt.Sprintf("%.1f s: the store was slow until %.1f s", from, to)})
 	}
 	every := 1.0
 	for _, e := range []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600} {

@@ -109,6 +109,29 @@ type Settings struct {
 	Spike    float64 `json:"spike"`
 	Restarts int     `json:"store_restarts"`
 	Slow     float64 `json:"slow_store"` // seconds
+
+	Autoscale string `json:"autoscale,omitempty"` // MIN:MAX
+}
+
+// flags are those of `coatcheck prove` that say the same.
+func (s Settings) flags() string {
+	seconds := func(of float64) time.Duration { return time.Duration(of * float64(time.Second)) }
+	b := fmt.Sprintf("--duration %v --shoppers %d --think %v --kills %d", seconds(s.Duration), s.Shoppers, seconds(s.Think), s.Kills)
+	if s.Autoscale != "" {
+		b += " --autoscale " + s.Autoscale
+	} else {
+		b += fmt.Sprintf(" --workers %d --scale-to %d", s.Workers, s.ScaleTo)
+	}
+	if s.Spike != 0 {
+		b += fmt.Sprintf(" --spike %v", s.Spike)
+	}
+	if s.Restarts > 0 {
+		b += fmt.Sprintf(" --store-restarts %d", s.Restarts)
+	}
+	if s.Slow > 0 {
+		b += fmt.Sprintf(" --slow-store %v", seconds(s.Slow))
+	}
+	return b
 }
 
 // Result is what came of an experiment.
@@ -225,7 +248,9 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (*Result, error
 	}
 	r.Sessions, r.Store = c.Sessions, u.String()
 	switch {
-	case c.Sessions != External:
+	case c.Sessions == Sticky:
+		r.Store = "the memory of each server, behind a sticky balancer"
+	case c.Sessions == Local:
 		r.Store = "the memory of each server"
 	case c.Store == storeurl.URL{}:
 		r.Store = "a SQLite file"
@@ -293,9 +318,15 @@ func experiment(ctx context.Context, c Config, f up.Running, between *relay, end
 		return nil, errors.New("no server was killed, for there never was a second one ready: have more servers, or give them more time")
 	}
 	r := &Result{
-		Settings: Settings{c.Duration.Seconds(), c.Shoppers, c.Think.Seconds(), c.Workers, c.Kills, c.ScaleTo, c.Spike, c.StoreRestarts, c.SlowStore.Seconds()},
-		Seconds:  took.Seconds(), Kills: done.kills, Outages: done.outages, Result: shoppers,
+		Settings: Settings{
+			Duration: c.Duration.Seconds(), Shoppers: c.Shoppers, Think: c.Think.Seconds(), Workers: c.Workers, Kills: c.Kills,
+			ScaleTo: c.ScaleTo, Spike: c.Spike, Restarts: c.StoreRestarts, Slow: c.SlowStore.Seconds(),
+		},
+		Seconds: took.Seconds(), Kills: done.kills, Outages: done.outages, Result: shoppers,
 		Repeated: f.Balancer().Retries, Timeline: line.moments(), Events: f.Fleet.Events(), began: began,
+	}
+	if c.Autoscale != nil {
+		r.Settings.Autoscale = fmt.Sprintf("%d:%d", c.Autoscale.Min, c.Autoscale.Max)
 	}
 	if n := unexcused(line.unrepeatable, r.Events); n > 0 {
 		r.UnrepeatableLost -= n
