@@ -16,7 +16,7 @@ import (
 )
 
 type serveCommand struct {
-	Listen         string        `help:"Address of the server. Port 0 picks a free one; without a host, all the network may come. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen         string        `help:"Address of the server. Port 0 picks a free one; without HOST it listens on every network interface. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Metrics        string        `help:"Address at which Prometheus scrapes metrics; without a host, this machine only. Off by default." placeholder:"HOST:PORT"`
 	Store          string        `help:"Where sessions are kept: ${stores}. Their parameters are in docs/operations.md. The default is a SQLite file in the user's cache folder." placeholder:"URL" env:"COATCHECK_STORE"`
 	NearCache      bool          `help:"Keep copies of sessions in memory: most reads ask no store, and what other servers change is seen within a second."`

@@ -15,7 +15,7 @@ import (
 )
 
 type upCommand struct {
-	Listen    string        `help:"Address of the shop. Port 0 picks a free one; without a host, all the network may come. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen    string        `help:"Address of the shop. Port 0 picks a free one; without HOST it listens on every network interface. Default: ${default}." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	Admin     string        `help:"Address of the admin interface, on loopback. Port 0 picks a free one. Default: ${default}." default:"127.0.0.1:8081" placeholder:"HOST:PORT"`
 	Metrics   string        `help:"Address at which Prometheus scrapes metrics of everything; without a host, this machine only. Off by default." placeholder:"HOST:PORT"`
 	Workers   *int          `help:"How many web servers to keep. Default: 3." placeholder:"N" xor:"count"`

@@ -17,8 +17,8 @@ func stopQueue(ln net.Listener) {
 	if err != nil {
 		return
 	}
-	err = raw.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 0) })
-	if err == nil {
+	var refused error
+	if err := raw.Control(func(fd uintptr) { refused = syscall.Listen(int(fd), 0) }); err == nil && refused == nil {
 		time.Sleep(queueGrace)
 	}
 }

@@ -113,7 +113,8 @@ type Settings struct {
 	Autoscale string `json:"autoscale,omitempty"` // MIN:MAX
 }
 
-// flags are those of `coatcheck prove` that say the same.
+// flags are those of `coatcheck prove` that say the same, but for the store and for how load
+// was measured for --autoscale.
 func (s Settings) flags() string {
 	seconds := func(of float64) time.Duration { return time.Duration(of * float64(time.Second)) }
 	b := fmt.Sprintf("--duration %v --shoppers %d --think %v --kills %d", seconds(s.Duration), s.Shoppers, seconds(s.Think), s.Kills)

@@ -63,7 +63,7 @@ const (
 func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 	n := &network{url: u, logger: opts.Logger, connected: make(chan struct{})}
 	o := &Opened{Store: n, network: n}
-	err := n.connect(ctx, opts.frozen())
+	err := n.connect(ctx, opts.probe())
 	if err == nil {
 		l := n.link.Load()
 		o.close, o.verify, o.migrate, o.try = l.close, l.verify, l.migrate, n.try
@@ -104,9 +104,9 @@ func (u URL) openNetwork(ctx context.Context, opts Options) (*Opened, error) {
 	return o, nil
 }
 
-// frozen returns what a patient server does before it relies on a store that it could sign
+// probe returns what a patient server does before it relies on a store that it could sign
 // in to: it looks whether that still answers. What it answers is looked at later.
-func (o Options) frozen() func(context.Context, *link) error {
+func (o Options) probe() func(context.Context, *link) error {
 	if !o.Patient {
 		return nil
 	}
