@@ -62,6 +62,25 @@ func modifyResponse(resp *http.Response) error {
 	return nil
 }
 
+// An interim keeps back interim responses that are not for the client. A worker's 100 (Continue) is one: the request's body says it by itself
+// when it is first read, and a second one would reach clients that expect the answer next. Others are not for clients of HTTP/1.0 (RFC 9110,
+// section 15.2).
+type interim struct {
+	http.ResponseWriter
+	r *http.Request
+}
+
+func (w *interim) WriteHeader(code int) {
+	switch {
+	case code == http.StatusContinue:
+	case code == http.StatusSwitchingProtocols || code >= 200 || w.r.ProtoAtLeast(1, 1):
+		w.ResponseWriter.WriteHeader(code)
+	}
+}
+
+// Unwrap is for [http.ResponseController], which flushes and hijacks.
+func (w *interim) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 type copyBuffers struct{}
 
 var copyBufferPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
