@@ -278,7 +278,7 @@ func (b *Balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	proxy := b.proxy
 	proxy.Transport = ex
 	proxy.ErrorHandler = ex.fail
-	proxy.ServeHTTP(&interim{ResponseWriter: w, r: r}, r)
+	proxy.ServeHTTP(&interim{w, r}, r)
 }
 
 // find returns the upstream of that name or nil. The caller holds b.mu.

@@ -40,8 +40,8 @@ func rewrite(pr *httputil.ProxyRequest, secret string) {
 	// What the worker sees is what the client sent; nothing here depends on how a query is parsed.
 	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 
-	// Only WebSockets: an upgrade to h2c would open a tunnel around all of the above.
-	if up := h.Get("Upgrade"); up != "" && !strings.EqualFold(up, "websocket") {
+	// Only WebSockets: an upgrade to h2c would open a tunnel around all of the above. And none in HTTP/1.0 (RFC 9110, section 7.8).
+	if up := h.Get("Upgrade"); up != "" && (!strings.EqualFold(up, "websocket") || !pr.In.ProtoAtLeast(1, 1)) {
 		h.Del("Upgrade")
 		h.Del("Connection")
 	}
@@ -62,20 +62,23 @@ func modifyResponse(resp *http.Response) error {
 	return nil
 }
 
-// An interim keeps back interim responses that are not for the client. A worker's 100 (Continue) is one: the request's body says it by itself
-// when it is first read, and a second one would reach clients that expect the answer next. Others are not for clients of HTTP/1.0 (RFC 9110,
-// section 15.2).
+// An interim keeps back the responses before the answer that are not for the client:
+//
+//   - A worker's 100 (Continue). The request's body says it by itself when it is first read, and a second one would reach clients that expect
+//     the answer next.
+//   - All of them while the body may say that: net/http writes them side by side.
+//   - All of them from clients of HTTP/1.0 (RFC 9110, section 15.2).
 type interim struct {
 	http.ResponseWriter
 	r *http.Request
 }
 
 func (w *interim) WriteHeader(code int) {
-	switch {
-	case code == http.StatusContinue:
-	case code == http.StatusSwitchingProtocols || code >= 200 || w.r.ProtoAtLeast(1, 1):
-		w.ResponseWriter.WriteHeader(code)
+	before := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols // which is the answer
+	if before && (code == http.StatusContinue || w.r.Header.Get("Expect") != "" || !w.r.ProtoAtLeast(1, 1)) {
+		return
 	}
+	w.ResponseWriter.WriteHeader(code)
 }
 
 // Unwrap is for [http.ResponseController], which flushes and hijacks.
