@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"time"
@@ -109,7 +110,9 @@ func run(ctx context.Context, set settings, progress io.Writer) (*results, error
 					return nil, err
 				}
 			}
-			for j := range res.Sections[i].Rows {
+			// Shuffled, since who comes after a peer that writes shares the processors with what the server has put off,
+			// such as vacuuming.
+			for _, j := range rand.Perm(len(res.Sections[i].Rows)) {
 				r := &res.Sections[i].Rows[j]
 				a := apps[r.Peer]
 				m, err := drive(ctx, a.app, serverCPU, s.page(a.app), a.cookies, s.workers, set.each)

@@ -225,8 +225,8 @@ func sqlSections(scs, readers, pools []string) []section {
 		{name: "write", title: "Write: one more in the cart", workers: concurrency, page: write, base: base, peers: append(slices.Clone(scs), coatcheck, near)},
 		{name: "write-relaxed", title: "Write, no commit waits for the disk", workers: concurrency, page: write, base: base, peers: []string{base, coatcheck}, relaxed: true},
 		{name: "store", title: "Below the sessions: a record", workers: concurrency, page: write, base: plainUpdate, peers: []string{plainUpdate, casStore}},
-		{name: "latency-1", title: "Read, requests at once: 1", workers: 1, page: read, base: bareSelect, peers: []string{bareSelect, coatcheck, base}},
-		{name: "latency-8", title: "Read, requests at once: 8", workers: 8, page: read, base: bareSelect, peers: []string{bareSelect, coatcheck, base}},
+		{name: "latency-1", title: "Read, requests at once: 1", workers: 1, page: read, base: bareSelect, peers: []string{bareSelect, bareWaits, coatcheck, base}},
+		{name: "latency-8", title: "Read, requests at once: 8", workers: 8, page: read, base: bareSelect, peers: []string{bareSelect, bareWaits, coatcheck, base}},
 		{name: "pool", title: "Read, by the size of the pool", workers: concurrency, page: read, base: coatcheck, peers: pools},
 	}
 }
