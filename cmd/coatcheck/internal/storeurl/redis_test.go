@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,11 +99,13 @@ func TestNearCacheOfMemoryIsRefused(t *testing.T) {
 	}
 }
 
+// spaces is how many prefixes have been given out on the shared server.
+var spaces atomic.Int64
+
 // A store behind a breaker that may not be connected is a store still.
 func TestConformanceOnRedis(t *testing.T) {
 	s := testserver.Shared(t, "redis")
 	var mu sync.Mutex
-	n := 0
 	prefixes := make(map[store.Store]string)
 	another := func(t *testing.T, prefix string) store.Store {
 		u := parse(t, s.URL+"?prefix="+prefix)
@@ -118,11 +121,7 @@ func TestConformanceOnRedis(t *testing.T) {
 	}
 	storetest.Run(t, storetest.Config{
 		New: func(t *testing.T) store.Store {
-			mu.Lock()
-			n++
-			prefix := fmt.Sprintf("storeurl-%d:", n)
-			mu.Unlock()
-			return another(t, prefix)
+			return another(t, fmt.Sprintf("storeurl-%d:", spaces.Add(1)))
 		},
 		Second: func(t *testing.T, st store.Store) store.Store {
 			mu.Lock()

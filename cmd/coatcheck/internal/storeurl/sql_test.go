@@ -597,7 +597,7 @@ func TestPrimaryIsFound(t *testing.T) {
 	s := testserver.Shared(t, "postgres-replica")
 	replica := strings.Replace(s.URL, s.Nodes[0].Addr, s.Nodes[1].Addr, 1)
 	mustFailToStart(t, replica, "standby")
-	o := prepared(t, strings.Replace(s.URL, s.Nodes[0].Addr, s.Nodes[1].Addr+","+s.Nodes[0].Addr, 1), storeurl.Options{})
+	o := prepared(t, strings.Replace(newTable(s), s.Nodes[0].Addr, s.Nodes[1].Addr+","+s.Nodes[0].Addr, 1), storeurl.Options{})
 	if err := o.Store.Create(t.Context(), store.Key{1}, record(time.Now())); err != nil {
 		t.Error(err)
 	}
