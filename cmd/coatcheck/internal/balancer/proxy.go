@@ -74,7 +74,7 @@ type interim struct {
 }
 
 func (w *interim) WriteHeader(code int) {
-	before := code >= 100 && code < 200 && code != http.StatusSwitchingProtocols // which is the answer
+	before := code >= 100 && code < 200 // 101, which is the answer, is written on the hijacked connection
 	if before && (code == http.StatusContinue || w.r.Header.Get("Expect") != "" || !w.r.ProtoAtLeast(1, 1)) {
 		return
 	}
